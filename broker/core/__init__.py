@@ -1,0 +1,1 @@
+"""Queues and topics: what the broker means, without sockets and without SQL."""

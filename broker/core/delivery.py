@@ -1,0 +1,65 @@
+"""Deliveries: messages on loan."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from broker.core.destination import Destination
+from broker.core.message import Message
+
+if TYPE_CHECKING:
+    from broker.core.queue import Subscription
+    from broker.core.reader import Reader
+
+
+@attrs.define(eq=False)
+class Delivery:
+    """One message on loan from one queue, or looked at (`Broker.peek`), or held for somebody across a restart."""
+
+    reader: Reader
+    seq: int
+    message: Message
+    #: Deliveries of it that failed before this one.
+    attempts: int
+    #: True if it may have been delivered before; never falsely False.
+    redelivered: bool
+    #: Who has it; None when it was taken by a request or is only looked at.
+    subscription: Subscription | None = None
+    #: When the loan ends by itself (us of the wall clock); 0 = never.
+    due: int = 0
+    #: The length of the loan, for a touch (ms); 0 where loans do not end.
+    lease: int = 0
+    #: Part of a transaction that is not committed yet.
+    claimed: bool = False
+
+    @property
+    def id(self) -> int:
+        """The integer that names this message in this queue: Linger's id, memcache's cas unique."""
+        return self.reader.delivery_id(self.seq)
+
+    @property
+    def message_id(self) -> str:
+        """The string that names this message for every reader of its log."""
+        return self.reader.message_id(self.seq)
+
+    @property
+    def queue(self) -> str:
+        """The queue's name."""
+        return self.reader.queue.name
+
+    @property
+    def source(self) -> Destination:
+        """The destination it was published to: the queue's own, or one it is bound to."""
+        return self.reader.lane.destination
+
+    @property
+    def priority(self) -> int:
+        """The priority it has in this queue: the binding's, else the message's."""
+        return self.reader.priority_of(self.seq)
+
+    @property
+    def on_loan(self) -> bool:
+        """True until it is settled or given back."""
+        return self.reader.on_loan.get(self.seq) is self

@@ -1,0 +1,219 @@
+"""The contract between the core and what keeps its messages: plain data, and `IStore`.
+
+Numbers (`seq`) count the messages of a lane from 0 without holes. Ranges are half-open: ``(lo, hi)`` means
+``lo <= seq < hi``. All ids are small integers given by the core and never used twice.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+from twisted.internet.defer import Deferred
+from zope.interface import Interface
+
+from broker.core.destination import Kind
+from broker.core.message import Message
+from broker.core.policy import BindingPolicy
+
+Range: TypeAlias = tuple[int, int]
+
+
+class DefineDestination(msgspec.Struct, frozen=True, array_like=True, tag="destination"):
+    """A destination exists from this commit on. A queue's id is that of the destination which is its own log."""
+
+    id: int
+    kind: Kind
+    name: str
+
+
+class DefineLane(msgspec.Struct, frozen=True, array_like=True, tag="lane"):
+    """The part of a destination with one priority. ``run`` 0 is the live lane, any other a replay's."""
+
+    id: int
+    destination: int
+    priority: int
+    run: int = 0
+
+
+class DefineReader(msgspec.Struct, frozen=True, array_like=True, tag="reader"):
+    """A queue reads a lane from `cursor` on."""
+
+    id: int
+    queue: int
+    lane: int
+    cursor: int
+
+
+class DefineBinding(msgspec.Struct, frozen=True, array_like=True, tag="binding"):
+    """A queue reads a source destination. It replaces the binding of the same queue and source, if there is one.
+
+    ``start`` maps a lane to the first number these parameters hold for; a lane that is not in it: 0.
+    ``filter_name`` and ``filter_text`` name a filter language and what is written in it (empty: no filter).
+    """
+
+    id: int
+    queue: int
+    source: int
+    start: dict[int, int] = {}
+    policy: BindingPolicy = BindingPolicy()
+    filter_name: str = ""
+    filter_text: str = ""
+    #: Siberite's cursors: what the source queue settles, this one settles too.
+    follows: bool = False
+
+
+class EndBinding(msgspec.Struct, frozen=True, array_like=True, tag="end"):
+    """The queue of this binding gets no further message by it; what it has already, it keeps."""
+
+    id: int
+    until: dict[int, int] = {}
+
+
+class DropQueue(msgspec.Struct, frozen=True, array_like=True, tag="drop"):
+    """A queue is gone: its readers, its bindings, and its own log when no other queue reads it."""
+
+    id: int
+
+
+Definition: TypeAlias = DefineDestination | DefineLane | DefineReader | DefineBinding | EndBinding | DropQueue
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """What a message has behind it in one queue."""
+
+    #: Deliveries that failed: nack, lease over, connection lost. Never a restart.
+    attempts: int = 0
+    #: Until when nobody else may have it (us of the wall clock): a lease over HTTP, a delayed nack. 0 = free.
+    due: int = 0
+    reason: str = ""
+
+
+class Group(msgspec.Struct):
+    """What one commit holds: all of it becomes durable, or nothing."""
+
+    #: Messages to append, per lane, in order.
+    parts: dict[int, list[Message]] = {}
+    #: Settled for good, per reader. They may name numbers of this very group's parts.
+    settled: dict[int, list[Range]] = {}
+    #: Per reader: everything below is settled (purge, and a replay's seek).
+    jumps: dict[int, int] = {}
+    #: Per reader: nothing at or above this number has been delivered to anybody.
+    reserved: dict[int, int] = {}
+    #: Per (reader, seq): the newest failure; None when it no longer matters (released before it was ever counted).
+    failures: dict[tuple[int, int], Failure | None] = {}
+    #: In order; they hold for the parts and settlements of this same group.
+    definitions: list[Definition] = []
+    #: The highest stamp given so far.
+    last_stamp: int = 0
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """The outcome of a commit."""
+
+    #: Per lane of the group's parts: the number of its first message.
+    bases: dict[int, int]
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """A stored run of a lane's messages: numbers ``base`` to ``base + count - 1``, packed (`message.unpack`)."""
+
+    lane: int
+    base: int
+    count: int
+    data: bytes
+
+
+class LaneState(msgspec.Struct):
+    """A lane as committed. Below `low` nothing is kept."""
+
+    id: int
+    destination: int
+    priority: int
+    run: int
+    next: int = 0
+    low: int = 0
+
+
+class ReaderState(msgspec.Struct):
+    """A reader as committed: everything below `cursor`, and every range in `settled`, is settled."""
+
+    id: int
+    queue: int
+    lane: int
+    cursor: int = 0
+    reserved: int = 0
+    settled: list[Range] = []
+    failures: dict[int, Failure] = {}
+
+
+class BindingState(msgspec.Struct):
+    """A binding as committed. `until` is None while it is in force, else where it ended, per lane."""
+
+    define: DefineBinding
+    until: dict[int, int] | None = None
+
+
+class Inventory(msgspec.Struct):
+    """Everything a broker must know to start: definitions and readers, never messages. All of it is durable."""
+
+    destinations: list[DefineDestination] = []
+    lanes: list[LaneState] = []
+    readers: list[ReaderState] = []
+    bindings: list[BindingState] = []
+    last_stamp: int = 0
+    #: The highest id of each sort ever given, dropped ones included.
+    last_ids: dict[str, int] = {}
+    #: How many starts in a row were not followed by a clean `IStore.close`, this one not counted.
+    unclean_starts: int = 0
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """Bytes on disk, and work not yet done."""
+
+    data: int = 0
+    wal: int = 0
+    free: int = 0
+    #: Records and bytes that no fold has moved yet.
+    unfolded_records: int = 0
+    unfolded_bytes: int = 0
+
+
+class IStore(Interface):
+    """What keeps messages. One core uses it at a time. Every method may fail with `StoreUnavailable`."""
+
+    def open() -> Deferred[Inventory]:
+        """Take the store into use. Costs definitions, readers and unfolded records; never messages.
+
+        Everything in the inventory is durable.
+        """
+
+    def commit(group: Group) -> Deferred[Committed]:
+        """Make all of `group` durable, or nothing of it; fires when it is durable.
+
+        Never called while another commit is under way. On failure the numbers are not used.
+        `StoreRefused`: something in the group can never be stored; `StoreUnavailable`: not now.
+        """
+
+    def read(lane: int, seq: int, max_bytes: int) -> Deferred[list[Batch]]:
+        """The stored batches of `lane` from the one that holds `seq` on, in order, about `max_bytes` of them.
+
+        At least one if there is any at or after `seq`. Where a number is missing between `seq` and the first batch, or
+        between two, every reader has settled it. A snapshot of its own: whether a message was folded meanwhile does not
+        show. Never waits for a commit; shows every commit that has fired.
+        """
+
+    def seek(lane: int, stamp: int) -> Deferred[int]:
+        """The first number of `lane` whose message has this stamp or a later one; the lane's next number if none."""
+
+    def trim(budget: int) -> Deferred[int]:
+        """Free batches that every reader has settled, about `budget` bytes of them; the bytes freed (0: nothing left).
+
+        Uses committed marks only, and raises `LaneState.low` to them.
+        """
+
+    def measure() -> Deferred[Sizes]:
+        """How much there is."""
+
+    def close() -> Deferred[None]:
+        """After the commit under way: fold, checkpoint, give the file back. Being killed instead is always safe."""
