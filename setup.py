@@ -1,0 +1,59 @@
+"""Packaging; what the tools need stands in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).resolve().parent
+version = re.search(r'^__version__ = "(.+)"$', (here / "broker/__init__.py").read_text(), re.MULTILINE)
+if version is None:
+    raise SystemExit("setup.py: no __version__ in broker/__init__.py")
+
+setup(
+    name="twisted-broker",
+    version=version[1],
+    description="A queue and pub/sub server for memcache, STOMP and HTTP clients",
+    long_description=(here / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    author="the twisted-broker authors",
+    license="MIT",
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Framework :: Twisted",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: System :: Networking",
+        "Typing :: Typed",
+    ],
+    # "." makes an editable install a plain .pth file with this folder; with the import hook that setuptools uses
+    # otherwise, twisted.plugins does not find our plugin.
+    package_dir={"": "."},
+    # twisted.plugins is Twisted's package: we add one file to it and have no __init__.py of our own there.
+    packages=[*find_packages(include=["broker", "broker.*"]), "twisted.plugins"],
+    package_data={"broker": ["py.typed", "storage/schema/*.sql"]},
+    python_requires=">=3.11",
+    install_requires=[
+        "Twisted[tls,websocket]>=26.10",
+        "msgspec>=0.22",
+    ],
+    extras_require={
+        "test": [
+            "build>=1.6",
+            "hypothesis>=6.170",
+            "import-linter==2.16",
+            "mypy==2.4.1",
+            "mypy-zope==1.0.17",
+            "pymemcache==4.0.0",
+            "pytest==9.2.0",
+            "pytest-twisted==1.14.3",
+            "ruff==0.17.5",
+            "setuptools>=77",
+            "stomp.py==9.0.0",
+            "treq>=26.7",
+        ],
+    },
+    entry_points={"console_scripts": ["broker=broker.cli:main"]},
+    zip_safe=False,
+)
