@@ -1,0 +1,74 @@
+"""A test fails that leaves anything behind: timers, open sockets, logged failures, Deferreds that failed unseen."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+import pytest_twisted
+from twisted.internet import task
+from twisted.internet.defer import Deferred
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from tests.support import logged_errors
+
+#: Reactor turns in which closed sockets, and calls that are due, may go away; trial gives two.
+TURNS = 20
+
+
+@implementer(ILogObserver)
+def _observe(event: LogEvent) -> None:
+    if event.get("log_failure") is not None:
+        logged_errors.append(event)
+
+
+def _open() -> tuple[set[object], set[object]]:
+    """The reactor's timers, and what it reads and writes beside its own wakers."""
+    from twisted.internet import reactor
+
+    own: set[object] = getattr(reactor, "_internalReaders", set())
+    sockets: set[object] = {*reactor.getReaders(), *reactor.getWriters()}
+    return set(reactor.getDelayedCalls()), sockets - own
+
+
+def _left(timers: set[object], sockets: set[object]) -> tuple[set[object], set[object]]:
+    new_timers, new_sockets = _open()
+    return new_timers - timers, new_sockets - sockets
+
+
+async def _turns(timers: set[object], sockets: set[object]) -> None:
+    from twisted.internet import reactor
+
+    for _ in range(TURNS):
+        await task.deferLater(reactor, 0)
+        if not any(_left(timers, sockets)):
+            return
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = _open()
+    logged_errors.clear()
+    globalLogPublisher.addObserver(_observe)
+    try:
+        yield
+        if any(_left(*before)):
+            pytest_twisted.blockon(Deferred.fromCoroutine(_turns(*before)))
+        # A failed Deferred in a cycle is reported when it is collected.
+        gc.collect(1)
+    finally:
+        globalLogPublisher.removeObserver(_observe)
+    left: list[str] = []
+    timers, sockets = _left(*before)
+    for timer in timers:
+        left.append(f"a timer: {timer}")
+        timer.cancel()  # type: ignore[attr-defined]
+    left += [f"a socket: {one}" for one in sockets]
+    # trial's own cases look at what they log themselves, and let it be flushed.
+    if not isinstance(request.instance, SynchronousTestCase):
+        left += [f"logged: {formatEvent(event)}\n{event['log_failure'].getTraceback()}" for event in logged_errors]
+    if left:
+        pytest.fail("the test left behind\n" + "\n".join(left), pytrace=False)
