@@ -1,0 +1,336 @@
+"""What the committed groups say, in memory: definitions, marks and settled numbers, never messages.
+
+Both stores apply each commit's directory here, once it is durable, and SQLite applies the directories it finds at
+start-up: one function for both, so that a restart cannot see anything else than what ran before it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+from broker.core.bits import CHUNK
+from broker.core.store import (
+    BindingState,
+    DefineBinding,
+    DefineDestination,
+    DefineLane,
+    DefineReader,
+    Definition,
+    DropQueue,
+    EndBinding,
+    Failure,
+    Group,
+    Inventory,
+    LaneState,
+    ReaderState,
+)
+from broker.errors import StoreRefused
+from broker.storage.record import Directory
+from broker.storage.settled import Settled
+
+#: Numbers of a lane: a delivery id keeps 33 bits for them.
+MAX_SEQ: Final = 1 << 33
+#: The sorts of ids in `Inventory.last_ids`.
+ID_SORTS: Final = ("destination", "lane", "reader", "binding")
+
+
+@attrs.define(eq=False)
+class Lane:
+    """A lane as committed; the fields as in `LaneState`, and all bytes ever appended to it."""
+
+    id: int
+    destination: int
+    priority: int
+    run: int
+    next: int = 0
+    low: int = 0
+    bytes: int = 0
+    readers: tuple[Reader, ...] = ()
+
+
+@attrs.define(eq=False)
+class Reader:
+    """A reader as committed."""
+
+    id: int
+    queue: int
+    lane: int
+    settled: Settled
+    reserved: int = 0
+    failures: dict[int, Failure] | None = None
+
+
+@attrs.define
+class Changes:
+    """What differs from the last checkpoint, by id. An id that the ledger no longer knows was dropped."""
+
+    destinations: set[int] = attrs.field(factory=set)
+    lanes: set[int] = attrs.field(factory=set)
+    readers: set[int] = attrs.field(factory=set)
+    bindings: set[int] = attrs.field(factory=set)
+    #: (reader, chunk of its settled numbers).
+    chunks: set[tuple[int, int]] = attrs.field(factory=set)
+    #: (reader, seq).
+    failures: set[tuple[int, int]] = attrs.field(factory=set)
+
+
+class Ledger:
+    """The state after the last committed group."""
+
+    def __init__(self, *, track: bool = False) -> None:
+        self.destinations: dict[int, DefineDestination] = {}
+        self.lanes: dict[int, Lane] = {}
+        self.readers: dict[int, Reader] = {}
+        self.bindings: dict[int, BindingState] = {}
+        self._lanes_of: dict[int, tuple[Lane, ...]] = {}
+        self._readers_of: dict[int, tuple[Reader, ...]] = {}
+        self._bindings_by_queue: dict[int, dict[int, BindingState]] = {}
+        self._bindings_by_source: dict[int, dict[int, BindingState]] = {}
+        self.last_stamp = 0
+        self.last_ids = dict.fromkeys(ID_SORTS, 0)
+        #: Kept only if asked for; whoever writes a checkpoint takes it and puts an empty one in its place.
+        self.changes = Changes() if track else None
+        #: Lanes of which more may be freed than when it was last tried.
+        self.moved: set[int] = set()
+        #: Lanes that no longer exist and whose batches are still to be freed.
+        self.gone: set[int] = set()
+
+    # -- before a commit
+
+    def allot(self, group: Group) -> dict[int, int]:
+        """The number of the first message of each part; raises `StoreRefused` for what could not be applied."""
+        new = self._check(group.definitions) if group.definitions else ()
+        bases: dict[int, int] = {}
+        for lane, messages in group.parts.items():
+            known = self.lanes.get(lane)
+            if known is None and lane not in new:
+                raise StoreRefused(f"there is no lane {lane}")
+            base = known.next if known is not None else 0
+            if base + len(messages) > MAX_SEQ:
+                raise StoreRefused(f"lane {lane} is used up: it has {base} messages behind it")
+            bases[lane] = base
+        return bases
+
+    def _check(self, definitions: list[Definition]) -> set[int]:
+        """The lanes these definitions make. A queue that read a lane twice would get everything twice, unnoticed."""
+        lanes: set[int] = set()
+        dropped: set[int] = set()
+        pairs: set[tuple[int, int]] = set()
+        for one in definitions:
+            if isinstance(one, DefineLane):
+                lanes.add(one.id)
+            elif isinstance(one, DropQueue):
+                dropped.add(one.id)
+                pairs = {pair for pair in pairs if pair[0] != one.id}
+            elif isinstance(one, DefineReader):
+                known = self.lanes.get(one.lane)
+                if known is None and one.lane not in lanes:
+                    raise StoreRefused(f"there is no lane {one.lane}")
+                twice = known is not None and any(reader.queue == one.queue for reader in known.readers)
+                if (one.queue, one.lane) in pairs or (twice and one.queue not in dropped):
+                    raise StoreRefused(f"queue {one.queue} reads lane {one.lane} already")
+                pairs.add((one.queue, one.lane))
+        return lanes
+
+    def before(self, group: Group) -> dict[int, int]:
+        """The bytes in front of each part."""
+        return {lane: self.lanes[lane].bytes for lane in group.parts if lane in self.lanes}
+
+    # -- after it
+
+    def apply(self, directory: Directory) -> None:
+        """Take over what a commit said. Numbers of readers and lanes that are gone by then are passed over."""
+        for definition in directory.definitions:
+            self._define(definition)
+        for part in directory.parts:
+            lane = self.lanes.get(part.lane)
+            if lane is not None:
+                lane.next = part.base + part.count
+                lane.bytes = part.before + part.length
+                if not lane.readers:
+                    self.moved.add(lane.id)
+                if self.changes is not None:
+                    self.changes.lanes.add(lane.id)
+        for entry in directory.settled:
+            reader = self._touch(entry[0])
+            if reader is not None:
+                reader.reserved = max(reader.reserved, entry[1])
+                for place in range(2, len(entry), 2):
+                    self._settle(reader, entry[place], entry[place + 1])
+        for id, mark in directory.jumps:
+            reader = self._touch(id)
+            if reader is not None:
+                self._settle(reader, reader.settled.cursor, mark)
+        for id, seq, attempts, due, reason in directory.failures:
+            reader = self._touch(id)
+            if reader is not None and seq not in reader.settled:
+                if self.changes is not None:
+                    self.changes.failures.add((id, seq))
+                if reader.failures is None:
+                    reader.failures = {}
+                if attempts or due:
+                    reader.failures[seq] = Failure(attempts, due, reason)
+                else:
+                    reader.failures.pop(seq, None)
+        self.last_stamp = max(self.last_stamp, directory.last_stamp)
+
+    def _touch(self, id: int) -> Reader | None:
+        reader = self.readers.get(id)
+        if reader is not None and self.changes is not None:
+            self.changes.readers.add(id)
+        return reader
+
+    def _settle(self, reader: Reader, lo: int, hi: int) -> None:
+        if hi <= lo:
+            return
+        settled = reader.settled
+        cursor, chunked = settled.cursor, settled.count
+        settled.add_range(lo, hi)
+        if settled.cursor != cursor:
+            self.moved.add(reader.lane)
+        if self.changes is not None and (chunked or settled.count):
+            if chunked and settled.cursor != cursor:
+                lo, hi = cursor, max(hi, settled.cursor + 1)
+            touched = range(lo // CHUNK, (hi - 1) // CHUNK + 1)
+            self.changes.chunks.update((reader.id, chunk) for chunk in touched)
+        if reader.failures:
+            if hi - lo < len(reader.failures):
+                over = [seq for seq in range(lo, hi) if seq in reader.failures]
+            else:
+                over = [seq for seq in reader.failures if lo <= seq < hi]
+            for seq in over:
+                del reader.failures[seq]
+                if self.changes is not None:
+                    self.changes.failures.add((reader.id, seq))
+            if not reader.failures:
+                reader.failures = None
+
+    def _define(self, definition: Definition) -> None:
+        changes = self.changes
+        match definition:
+            case DefineDestination(id=id):
+                self._used("destination", id)
+                self.destinations[id] = definition
+                if changes is not None:
+                    changes.destinations.add(id)
+            case DefineLane(id=id, destination=destination, priority=priority, run=run):
+                self._used("lane", id)
+                self.add_lane(Lane(id, destination, priority, run))
+                if changes is not None:
+                    changes.lanes.add(id)
+            case DefineReader(id=id, queue=queue, lane=lane, cursor=cursor):
+                self._used("reader", id)
+                self.add_reader(Reader(id, queue, lane, Settled(cursor), cursor))
+                if changes is not None:
+                    changes.readers.add(id)
+            case DefineBinding(id=id, queue=queue, source=source):
+                self._used("binding", id)
+                for other in self._bindings_of(queue=queue, source=source):
+                    self._forget_binding(other)
+                self.add_binding(BindingState(definition))
+            case EndBinding(id=id, until=until):
+                if id in self.bindings:
+                    self.bindings[id].until = until
+                    if changes is not None:
+                        changes.bindings.add(id)
+            case DropQueue(id=id):
+                self._drop(id)
+
+    def add_lane(self, lane: Lane) -> None:
+        """Take a lane, unless it is known."""
+        if lane.id not in self.lanes:
+            self.lanes[lane.id] = lane
+            self._lanes_of[lane.destination] = (*self._lanes_of.get(lane.destination, ()), lane)
+
+    def add_reader(self, reader: Reader) -> None:
+        """Take a reader, unless its lane is gone."""
+        lane = self.lanes.get(reader.lane)
+        if lane is not None:
+            self.readers[reader.id] = reader
+            self._readers_of[reader.queue] = (*self._readers_of.get(reader.queue, ()), reader)
+            lane.readers += (reader,)
+
+    def add_binding(self, binding: BindingState) -> None:
+        """Take a binding; another of the same queue and source must have been taken away."""
+        define = binding.define
+        self.bindings[define.id] = binding
+        self._bindings_by_queue.setdefault(define.queue, {})[define.id] = binding
+        self._bindings_by_source.setdefault(define.source, {})[define.id] = binding
+        if self.changes is not None:
+            self.changes.bindings.add(define.id)
+
+    def _bindings_of(self, queue: int, source: int) -> list[DefineBinding]:
+        """The bindings of this pair: one or none."""
+        return [one.define for one in self._bindings_by_queue.get(queue, {}).values() if one.define.source == source]
+
+    def _used(self, sort: str, id: int) -> None:
+        self.last_ids[sort] = max(self.last_ids[sort], id)
+
+    def _forget_binding(self, define: DefineBinding) -> None:
+        del self.bindings[define.id]
+        for index, key in ((self._bindings_by_queue, define.queue), (self._bindings_by_source, define.source)):
+            del index[key][define.id]
+            if not index[key]:
+                del index[key]
+        if self.changes is not None:
+            self.changes.bindings.add(define.id)
+
+    def _drop(self, queue: int) -> None:
+        for reader in self._readers_of.pop(queue, ()):
+            del self.readers[reader.id]
+            lane = self.lanes[reader.lane]
+            lane.readers = tuple(other for other in lane.readers if other is not reader)
+            self.moved.add(lane.id)
+            if self.changes is not None:
+                self.changes.readers.add(reader.id)
+        for binding in list(self._bindings_by_queue.get(queue, {}).values()):
+            self._forget_binding(binding.define)
+        sourced = list(self._bindings_by_source.get(queue, {}).values())
+        lanes = self._lanes_of.get(queue, ())
+        if any(one.until is None for one in sourced) or any(lane.readers for lane in lanes):
+            return
+        self._lanes_of.pop(queue, None)
+        for lane in lanes:
+            del self.lanes[lane.id]
+            self.moved.discard(lane.id)
+            self.gone.add(lane.id)
+            if self.changes is not None:
+                self.changes.lanes.add(lane.id)
+        for binding in sourced:
+            self._forget_binding(binding.define)
+        if self.destinations.pop(queue, None) is not None and self.changes is not None:
+            self.changes.destinations.add(queue)
+
+    # -- what may go
+
+    def floor(self, lane: Lane) -> int:
+        """Below this number every reader has settled everything; all of it when nobody reads the lane."""
+        return min([lane.next, *(reader.settled.cursor for reader in lane.readers)])
+
+    def wanted(self, lane: Lane, lo: int, hi: int) -> tuple[int, int]:
+        """The shortest range that holds what some reader has not settled in ``lo <= n < hi``; empty: ``(hi, hi)``."""
+        first = min((reader.settled.next_open(lo) for reader in lane.readers), default=hi)
+        if first >= hi:
+            return hi, hi
+        return first, max(reader.settled.last_open(hi) for reader in lane.readers) + 1
+
+    # -- for the core
+
+    def inventory(self, unclean_starts: int) -> Inventory:
+        """A copy that shares nothing that changes."""
+        return Inventory(
+            list(self.destinations.values()),
+            [LaneState(x.id, x.destination, x.priority, x.run, x.next, x.low) for x in self.lanes.values()],
+            [
+                ReaderState(
+                    x.id, x.queue, x.lane, x.settled.cursor, x.reserved, x.settled.ranges(), dict(x.failures or {})
+                )
+                for x in self.readers.values()
+            ],
+            [BindingState(x.define, None if x.until is None else dict(x.until)) for x in self.bindings.values()],
+            self.last_stamp,
+            dict(self.last_ids),
+            unclean_starts,
+        )

@@ -1,0 +1,173 @@
+"""The store in memory: the reference, what ``:memory:`` means, and what most tests run on.
+
+A `MemoryStore` outlives its broker: opened again without a `close`, it is what a file would be after a crash.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+
+from twisted.internet.defer import Deferred, fail, succeed
+from zope.interface import implementer
+
+from broker.core.message import unpack
+from broker.core.store import Batch, Committed, Group, Inventory, IStore, Sizes
+from broker.errors import BrokerError, StoreUnavailable
+from broker.storage import record
+from broker.storage.ledger import Ledger
+
+
+def _base(batch: Batch) -> int:
+    return batch.base
+
+
+@implementer(IStore)
+class MemoryStore:
+    """Messages and marks in memory.
+
+    `hold`: a commit waits for `release_commit` or `fail_commit`; tests stand between a commit's steps with it. It may
+    be switched at any time; otherwise a commit is done when `commit` returns.
+    """
+
+    def __init__(self, *, hold: bool = False) -> None:
+        self.hold = hold
+        #: Groups committed since it was made, for tests that count.
+        self.commits = 0
+        self._ledger = Ledger()
+        self._batches: dict[int, list[Batch]] = {}
+        self._held: tuple[Group, Deferred[Committed]] | None = None
+        self._opened = False
+        self._unclean_starts = 0
+
+    # -- the contract
+
+    def open(self) -> Deferred[Inventory]:
+        """See `IStore.open`. What was held when the broker "crashed" is forgotten."""
+        self._held = None
+        self._opened = True
+        inventory = self._ledger.inventory(self._unclean_starts)
+        self._unclean_starts += 1
+        return succeed(inventory)
+
+    def commit(self, group: Group) -> Deferred[Committed]:
+        """See `IStore.commit`."""
+        if not self._opened:
+            return fail(StoreUnavailable("the store is closed"))
+        if self._held is not None:
+            raise RuntimeError("a commit is under way")
+        if not self.hold:
+            try:
+                return succeed(self._commit(group))
+            except BrokerError as error:
+                return fail(error)
+        held: Deferred[Committed] = Deferred()
+        self._held = group, held
+        return held
+
+    def read(self, lane: int, seq: int, max_bytes: int) -> Deferred[list[Batch]]:
+        """See `IStore.read`."""
+        batches = self._batches.get(lane, [])
+        place = max(bisect_right(batches, seq, key=_base) - 1, 0)
+        if place < len(batches) and batches[place].base + batches[place].count <= seq:
+            place += 1
+        found: list[Batch] = []
+        size = 0
+        while place < len(batches) and (not found or size + len(batches[place].data) <= max_bytes):
+            found.append(batches[place])
+            size += len(batches[place].data)
+            place += 1
+        return succeed(found)
+
+    def seek(self, lane: int, stamp: int) -> Deferred[int]:
+        """See `IStore.seek`."""
+        batches = self._batches.get(lane, [])
+        place = bisect_left(batches, stamp, key=lambda batch: unpack(batch.count, batch.data)[0].stamp)
+        if place:
+            batch = batches[place - 1]
+            stamps = [message.stamp for message in unpack(batch.count, batch.data)]
+            if stamps[-1] >= stamp:
+                return succeed(batch.base + bisect_left(stamps, stamp))
+        if place < len(batches):
+            return succeed(batches[place].base)
+        known = self._ledger.lanes.get(lane)
+        return succeed(known.next if known is not None else 0)
+
+    def trim(self, budget: int) -> Deferred[int]:
+        """See `IStore.trim`."""
+        ledger = self._ledger
+        freed = 0
+        while ledger.gone and freed < budget:
+            freed += sum(len(batch.data) for batch in self._batches.pop(ledger.gone.pop(), []))
+        while ledger.moved and freed < budget:
+            lane = ledger.lanes[ledger.moved.pop()]
+            floor = ledger.floor(lane)
+            batches = self._batches.get(lane.id, [])
+            end = 0
+            while end < len(batches) and batches[end].base + batches[end].count <= floor and freed < budget:
+                freed += len(batches[end].data)
+                end += 1
+            del batches[:end]
+            if batches and batches[0].base + batches[0].count <= floor:
+                ledger.moved.add(lane.id)
+                floor = batches[0].base
+            lane.low = max(lane.low, floor)
+        return succeed(freed)
+
+    def measure(self) -> Deferred[Sizes]:
+        """See `IStore.measure`."""
+        return succeed(Sizes(data=sum(len(one.data) for batches in self._batches.values() for one in batches)))
+
+    def close(self) -> Deferred[None]:
+        """See `IStore.close`. A commit that is still held fails."""
+        if self._held is not None:
+            self.fail_commit()
+        if self._opened:
+            self._opened = False
+            self._unclean_starts = 0
+        return succeed(None)
+
+    # -- for tests
+
+    @property
+    def held(self) -> Group | None:
+        """The group whose commit is held."""
+        return None if self._held is None else self._held[0]
+
+    def release_commit(self) -> None:
+        """Let the held commit happen."""
+        group, told = self._take_held()
+        try:
+            committed = self._commit(group)
+        except BrokerError as error:
+            told.errback(error)
+        else:
+            told.callback(committed)
+
+    def fail_commit(self, error: Exception | None = None) -> None:
+        """Let the held commit fail, with `StoreUnavailable` if nothing else is said."""
+        _, told = self._take_held()
+        told.errback(error or StoreUnavailable("the commit was made to fail"))
+
+    def _take_held(self) -> tuple[Group, Deferred[Committed]]:
+        if self._held is None:
+            raise RuntimeError("no commit is held")
+        held, self._held = self._held, None
+        return held
+
+    # -- inside
+
+    def _commit(self, group: Group) -> Committed:
+        ledger = self._ledger
+        bases = ledger.allot(group)
+        written = record.build(group, bases, ledger.before(group))
+        # A directory is applied as it would be read back.
+        ledger.apply(record.decode(record.encode(written.directory)))
+        for part in written.directory.parts:
+            if part.lane in ledger.lanes and part.offset >= 0:
+                data = written.data[part.offset : part.offset + part.length]
+                self._batches.setdefault(part.lane, []).append(Batch(part.lane, part.base, part.count, data))
+        for row in written.rows:
+            if row.lane in ledger.lanes:
+                self._batches.setdefault(row.lane, []).append(Batch(row.lane, row.base, row.count, row.data))
+        self.commits += 1
+        return Committed(bases)
