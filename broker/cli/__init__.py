@@ -1,0 +1,134 @@
+"""The ``broker`` command: another process, which knows the broker's HTTP interface and nothing of its inside.
+
+Exit status: 0 done; 1 nothing there; 2 wrong usage; 3 refused by the broker; 4 the broker cannot be reached;
+5 the output could not be written (the message stays in the queue).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from enum import IntEnum
+
+from broker import __version__
+from broker.cli.client import BadUrl, Client, Refused, Unreachable
+from broker.cli.output import as_json, write
+
+DEFAULT_URL = "http://127.0.0.1:8989"
+
+
+class Exit(IntEnum):
+    """The exit statuses, for scripts."""
+
+    DONE = 0
+    NOTHING = 1
+    USAGE = 2
+    REFUSED = 3
+    UNREACHABLE = 4
+    UNWRITTEN = 5
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        with Client(options.url) as client:
+            return int(options.run(client, options))
+    except BadUrl as error:
+        parser.error(str(error))
+    except Refused as error:
+        print(f"broker: refused: {error}", file=sys.stderr)
+        return Exit.REFUSED
+    except Unreachable as error:
+        print(f"broker: cannot reach {options.url}: {error}", file=sys.stderr)
+        return Exit.UNREACHABLE
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="broker",
+        description="Talk to a running broker over HTTP.",
+        epilog="Exit status: 0 done; 1 nothing there; 2 wrong usage; 3 refused by the broker; 4 the broker cannot be "
+        "reached; 5 the output could not be written, the message stays in the queue.",
+    )
+    parser.add_argument("--version", action="version", version=f"twisted-broker {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--url",
+        default=os.environ.get("BROKER_URL", DEFAULT_URL),
+        help=f"where the broker's HTTP is (default: $BROKER_URL, else {DEFAULT_URL})",
+    )
+    common.add_argument("--json", action="store_true", help="print one JSON object per line")
+
+    publish = commands.add_parser(
+        "publish", parents=[common], help="put a message into a queue", description="Put a message into a queue."
+    )
+    publish.add_argument("queue", metavar="QUEUE")
+    publish.add_argument(
+        "body", metavar="BODY", nargs="?", default="-", help="the message; - or nothing: standard input"
+    )
+    publish.add_argument(
+        "--content-type",
+        metavar="TYPE",
+        help="what the body is (default: text/plain; charset=utf-8, application/octet-stream from standard input)",
+    )
+    publish.set_defaults(run=_publish)
+
+    get = commands.add_parser(
+        "get",
+        parents=[common],
+        help="take messages out of a queue",
+        description="Take messages out of a queue and print them. Each is removed once it is written out. The bytes "
+        "are printed as they are; a newline follows on a terminal, and with --count.",
+    )
+    get.add_argument("queue", metavar="QUEUE")
+    get.add_argument("--wait", metavar="S", type=_seconds, default=0, help="wait so long for each message (default: 0)")
+    get.add_argument("--count", metavar="N", type=_count, help="take so many at most (default: 1)")
+    get.set_defaults(run=_get)
+    return parser
+
+
+def _seconds(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of whole seconds")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of messages, 1 or more")
+    return int(text)
+
+
+def _publish(client: Client, options: argparse.Namespace) -> int:
+    if options.body == "-":
+        body, content_type = sys.stdin.buffer.read(), "application/octet-stream"
+    else:
+        # what the shell gave us, even if it is not UTF-8
+        body, content_type = os.fsencode(options.body), "text/plain; charset=utf-8"
+    message = client.publish(options.queue, body, options.content_type or content_type)
+    print(as_json({"id": message}) if options.json else message)
+    return Exit.DONE
+
+
+def _get(client: Client, options: argparse.Namespace) -> int:
+    newline = options.count is not None or sys.stdout.isatty()
+    for taken in range(options.count or 1):
+        message = client.take(options.queue, options.wait)
+        if message is None:
+            return Exit.DONE if taken else Exit.NOTHING
+        try:
+            write(message, in_json=options.json, newline=newline)
+        except OSError as error:
+            print(f"broker: cannot write: {error.strerror}", file=sys.stderr)
+            # Python would complain about the same once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return Exit.UNWRITTEN
+        client.settle(message.id)
+    return Exit.DONE

@@ -1,0 +1,219 @@
+"""Where the fronts listen: what the user wrote, checked and bound before anything starts.
+
+TCP addresses are listening sockets of our own, which Twisted adopts later. Three things follow: a port in use is known
+before the process goes to the background; between the check and the use nobody can take it; and when Twisted closes an
+adopted port it only closes its descriptor, where for a port of its own making it shuts the socket down for every
+process that has inherited it.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import re
+import socket
+from typing import Any, Protocol, cast
+from weakref import WeakSet
+
+import attrs
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import (
+    IAddress,
+    IListeningPort,
+    IProtocol,
+    IProtocolFactory,
+    IReactorSocket,
+    ITCPTransport,
+)
+from twisted.internet.protocol import ServerFactory
+from zope.interface import implementer
+
+from broker.config import Where
+from broker.errors import ConfigError
+
+OFF = "off"
+#: Connections that may wait to be accepted: a fleet that reconnects at once. The kernel's net.core.somaxconn caps it.
+BACKLOG = 4096
+
+_host_port = re.compile(r"(?:\[(?P<six>[^\]]*)\]|(?P<host>[^:]*)):(?P<port>\d+)")
+#: Endpoint types, which the first word of ``host:port`` is never taken for a host.
+_endpoint_types = ("tcp", "tcp6", "ssl", "tls", "unix", "systemd", "stdio", "haproxy", "fd")
+_unescaped_colon = re.compile(r"(?<!\\):")
+
+
+class Way(Protocol):
+    """One way in to the broker, not open yet."""
+
+    @property
+    def name(self) -> str:
+        """For people: ``127.0.0.1:22122``, or the endpoint."""
+
+    @property
+    def local(self) -> bool:
+        """Only programs on this machine come in here."""
+
+    def open(self, reactor: IReactorSocket, factory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """Accept connections from now on. Once only."""
+
+    def close(self) -> None:
+        """Give it up; nothing happens if it was opened."""
+
+
+@attrs.frozen
+class Address:
+    """A TCP address. Every form of it is resolved when it is bound."""
+
+    host: str
+    port: int
+
+    def bind(self) -> Bound:
+        """Take it; raises `ConfigError`, or `InUse` if somebody else has it."""
+        try:
+            found = socket.getaddrinfo(self.host or "0.0.0.0", self.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise ConfigError(f"cannot listen on {self}: {getattr(error, 'strerror', error)}") from None
+        # "localhost" is both 127.0.0.1 and ::1; the first is what clients try that know only one.
+        family, _, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            bound.setblocking(False)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound.bind(address)
+            # bind alone does not keep others out: Linux lets two sockets with SO_REUSEADDR share a port until one of
+            # them listens.
+            bound.listen(BACKLOG)
+        except OSError as error:
+            bound.close()
+            if error.errno == errno.EADDRINUSE:
+                raise InUse(f"cannot listen on {self}: the port is in use") from None
+            raise ConfigError(f"cannot listen on {self}: {error.strerror}") from None
+        return Bound(bound)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class InUse(ConfigError):
+    """Somebody else listens there."""
+
+
+class Bound:
+    """A TCP address that is ours: connections wait in the kernel's backlog until it is opened."""
+
+    def __init__(self, bound: socket.socket) -> None:
+        self._socket = bound
+        host, port = bound.getsockname()[:2]
+        self.name = str(Address(host, port))
+        self.local = ipaddress.ip_address(host.partition("%")[0]).is_loopback
+
+    def open(self, reactor: IReactorSocket, factory: IProtocolFactory) -> Deferred[IListeningPort]:
+        port = reactor.adoptStreamPort(self._socket.fileno(), self._socket.family, cast("ServerFactory[Any]", factory))
+        self._socket.close()  # the port has its own duplicate
+        return succeed(port)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@attrs.frozen
+class Described:
+    """Any other Twisted endpoint. It binds when it opens, so that its failures come late."""
+
+    name: str
+    local: bool
+
+    def open(self, reactor: IReactorSocket, factory: IProtocolFactory) -> Deferred[IListeningPort]:
+        return serverFromString(reactor, self.name).listen(factory)
+
+    def bind(self) -> Described:
+        """Nothing can be taken in advance."""
+        return self
+
+    def close(self) -> None:
+        """Nothing was taken."""
+
+
+def parse(where: Where, reactor: IReactorSocket) -> Address | Described | None:
+    """What the user means by `where`; None for ``off``. Raises `ConfigError`."""
+    text = str(where).strip()
+    if text == OFF:
+        return None
+    if text.isascii() and text.isdigit():
+        return _address("127.0.0.1", text, text)
+    host_port = _host_port.fullmatch(text)
+    if host_port and host_port["host"] not in _endpoint_types:
+        host = host_port["six"] if host_port["six"] is not None else host_port["host"]
+        return _address(host, host_port["port"], text)
+    return _endpoint(text, reactor)
+
+
+def _address(host: str, port: str, text: str) -> Address:
+    if int(port) > 65535:
+        raise ConfigError(f"cannot listen on {text}: ports end at 65535")
+    return Address(host, int(port))
+
+
+def _endpoint(text: str, reactor: IReactorSocket) -> Address | Described:
+    kind, *fields = _unescaped_colon.split(text)
+    options = dict(field.split("=", 1) for field in fields if "=" in field)
+    host = options.get("interface", "").replace("\\:", ":")
+    if kind in ("tcp", "tcp6") and re.fullmatch(r"[0-9]+(:interface=.*)?", ":".join(fields)) and len(fields) <= 2:
+        return _address(host or ("::" if kind == "tcp6" else ""), fields[0], text)
+    try:
+        serverFromString(reactor, text)
+    except (ValueError, TypeError, LookupError, OSError) as error:
+        raise ConfigError(
+            f'cannot listen on {text!r}: not a port, host:port, endpoint or "off" ({error})'.replace("\n", " ")
+        ) from None
+    return Described(text, kind == "unix" or (kind in ("tcp", "tcp6", "ssl") and _is_loopback(host)))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@implementer(IProtocolFactory)
+class Connections:
+    """The connections of a front's factory, so that they can be closed when the broker ends."""
+
+    noisy = False
+
+    def __init__(self, factory: IProtocolFactory) -> None:
+        self._factory = factory
+        self._open: WeakSet[IProtocol] = WeakSet()
+
+    def buildProtocol(self, address: IAddress) -> IProtocol | None:
+        protocol = self._factory.buildProtocol(address)
+        if protocol is not None:
+            self._open.add(protocol)
+        return protocol
+
+    def doStart(self) -> None:
+        self._factory.doStart()
+
+    def doStop(self) -> None:
+        self._factory.doStop()
+
+    def _transports(self) -> list[ITCPTransport]:
+        transports = (getattr(protocol, "transport", None) for protocol in self._open)
+        return [one for one in transports if one is not None and not getattr(one, "disconnected", False)]
+
+    def count(self) -> int:
+        """Connections that are open, or about to close."""
+        return len(self._transports())
+
+    def close(self) -> None:
+        """Close each as soon as what was written to it is sent."""
+        for transport in self._transports():
+            transport.loseConnection()
+
+    def abort(self) -> None:
+        """Close each now."""
+        for transport in self._transports():
+            transport.abortConnection()
