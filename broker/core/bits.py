@@ -122,7 +122,9 @@ class Bits:
             return 0
         forgotten = 0
         first, last = low // CHUNK, (high - 1) // CHUNK
-        for number in [n for n in chunks if first <= n <= last] if len(chunks) < last - first else range(first, last + 1):
+        for number in (
+            [n for n in chunks if first <= n <= last] if len(chunks) < last - first else range(first, last + 1)
+        ):
             if not (mask := chunks.get(number, 0)):
                 continue
             base = number * CHUNK

@@ -33,6 +33,8 @@ class Delivery:
     lease: int = 0
     #: Part of a transaction that is not committed yet.
     claimed: bool = False
+    #: Its consumer is gone while the transaction is being committed.
+    orphaned: bool = False
 
     @property
     def id(self) -> int:
@@ -63,3 +65,13 @@ class Delivery:
     def on_loan(self) -> bool:
         """True until it is settled or given back."""
         return self.reader.on_loan.get(self.seq) is self
+
+    @property
+    def max_attempts(self) -> int:
+        """After how many failed deliveries the message is given up; 0 = never."""
+        return self.reader.queue.max_attempts(self.reader, self.seq, self.message)
+
+    @property
+    def ttl(self) -> int:
+        """The time to live it was given (ms), the message's own or the binding's; 0 = none."""
+        return self.message.ttl or self.reader.terms.at(self.seq).ttl or 0

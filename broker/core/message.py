@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-#: What one message costs in memory beside its body: the object, its dict and its place in a window (measured: 310 bytes).
+#: What a message costs in memory beside its body: the object, its dict, its place in a window (measured: 310 bytes).
 OVERHEAD = 320
 
 

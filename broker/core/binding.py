@@ -1,0 +1,71 @@
+"""Bindings: a queue reads a destination, from a number on, on certain terms."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+import attrs
+
+from broker.core.destination import Destination
+from broker.core.policy import BindingPolicy
+
+if TYPE_CHECKING:
+    from broker.core.queue import Queue
+
+_NO_TERMS = BindingPolicy()
+
+
+@attrs.define(eq=False)
+class Binding:
+    """One queue's reading of one source, as it is now. A changed binding is a new one with a new id."""
+
+    id: int
+    queue: Queue
+    source: Destination
+    policy: BindingPolicy = _NO_TERMS
+
+
+class Terms:
+    """Which binding's parameters hold for which numbers of one reader.
+
+    A queue that was bound, unbound and bound again reads three stretches of a lane: the middle one is not for it.
+    """
+
+    __slots__ = ("_policies", "_starts")
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._policies: list[BindingPolicy | None] = []
+
+    def begin(self, seq: int, policy: BindingPolicy) -> None:
+        """From `seq` on these parameters hold."""
+        self._change(seq, policy)
+
+    def end(self, seq: int) -> None:
+        """From `seq` on the queue does not read."""
+        self._change(seq, None)
+
+    @property
+    def open(self) -> bool:
+        """True while what is published next is for this reader."""
+        return not self._policies or self._policies[-1] is not None
+
+    def at(self, seq: int) -> BindingPolicy:
+        """The parameters for number `seq`; none where no binding speaks of it (a queue's own log)."""
+        if not self._starts:
+            return _NO_TERMS
+        return self._policies[max(bisect_right(self._starts, seq) - 1, 0)] or _NO_TERMS
+
+    def reads(self, seq: int) -> bool:
+        """True if number `seq` is for this reader."""
+        if not self._starts:
+            return True
+        return self._policies[max(bisect_right(self._starts, seq) - 1, 0)] is not None
+
+    def _change(self, seq: int, policy: BindingPolicy | None) -> None:
+        if self._starts and self._starts[-1] == seq:
+            self._policies[-1] = policy
+        else:
+            self._starts.append(seq)
+            self._policies.append(policy)

@@ -1,0 +1,437 @@
+"""The broker: what the fronts may ask of queues and topics. The only room that waits for the store.
+
+The way in: `Broker.publish` checks, the message joins the open group (`journal`), the group is committed, and then the
+producer is told and consumers get it. The way out: `supply` pairs messages with consumers that have credit; an ack
+settles in memory at once and on disk with the next group.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+import attrs
+import msgspec
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from broker.core.delivery import Delivery
+from broker.core.destination import Destination, Kind, check_name
+from broker.core.directory import Directory, Log
+from broker.core.journal import Append, Journal, Unit
+from broker.core.message import Message
+from broker.core.policy import BindingPolicy, Policy
+from broker.core.queue import Queue, Subscription
+from broker.core.settlement import Settlement
+from broker.core.stats import BrokerStats, QueueStats, stats_of
+from broker.core.store import IStore
+from broker.core.supply import Supply
+from broker.core.topic import live_subscription, offer
+from broker.core.transaction import Transaction
+from broker.core.window import Budget
+from broker.errors import MessageTooLarge, QueueFull, Stopping
+
+
+@attrs.define(eq=False, frozen=True)
+class Published:
+    """What became of a publish."""
+
+    #: The message's id, the same for every reader; ``live.<start>.<n>`` when it was not appended to any log.
+    message_id: str
+    #: The queues that got it, with its delivery id in each.
+    deliveries: dict[str, int]
+    #: Bound queues that were full and did not get it.
+    skipped: list[str]
+
+
+class Broker:
+    """Queues and topics over one store.
+
+    `clock` gives timers, `wall` the seconds since 1970 that stamps and expiry use.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        store: IStore,
+        clock: IReactorTime,
+        *,
+        policy: Policy = Policy(),  # noqa: B008 - frozen
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.policy = policy
+        self.clock = clock
+        self.stats = BrokerStats()
+        self._store = store
+        self._wall = wall
+        self._budget = Budget()
+        self._directory = Directory(policy, self._budget)
+        self._journal = Journal(store, clock, self._directory, self._budget.allowance, self._committed)
+        self._supply = Supply(store, clock, self.now, self._directory, self._journal, self.stats)
+        self._settlement = Settlement(store, self.now, self._directory, self._journal, self._supply, self.stats)
+        self._live: dict[Destination, dict[Subscription, None]] = {}
+        self._live_count = 0
+        self._stamp = 0
+        self._stopping = False
+
+    # -- life
+
+    async def start(self) -> None:
+        """Open the store and become what it holds; nothing else may be asked before."""
+        inventory = await self._store.open()
+        self._directory.restore(inventory)
+        self._stamp = inventory.last_stamp
+        self.stats.started = self._wall()
+        self._settlement.restore(inventory)
+        if inventory.unclean_starts >= 2:
+            self._log.warn(
+                "{starts} starts in a row ended in a crash: going carefully", starts=inventory.unclean_starts
+            )
+            for queue in self._directory.queues.values():
+                queue.cautious = True
+
+    async def stop(self) -> None:
+        """Take no new work, make durable what was accepted, and close the store."""
+        self._stopping = True
+        self._supply.stop()
+        for reader in self._directory.readers.values():
+            self._journal.unclaim(reader)
+        await self._journal.close()
+        await self._store.close()
+
+    @property
+    def trouble(self) -> str:
+        """Why the store does not commit at the moment; empty while it does."""
+        return self._journal.trouble
+
+    def now(self) -> int:
+        """Microseconds of the wall clock."""
+        return int(self._wall() * 1_000_000)
+
+    # -- putting in
+
+    def publish(self, destination: Destination, message: Message) -> Deferred[Published]:
+        """Store one message; fires once it is on disk for every queue that reads it.
+
+        Raises at once `MessageTooLarge`, `QueueFull`, `Stopping`; fails with `StoreUnavailable` or `StoreRefused`.
+        """
+        self.check(destination, message)
+        message = self._accept(message)
+        log, append = self._route(destination, message)
+        self._count(destination)
+        if append is None:
+            message_id = self._live_id()
+            self._offer(destination, message, message_id)
+            return succeed(Published(message_id, {}, []))
+        unit = Unit([append], message.size, ended=lambda _committed: self._arrived(log, append))
+        return self._journal.append(unit).addCallback(lambda numbers: self._told(append, numbers[0]))
+
+    def check(self, destination: Destination, message: Message) -> None:
+        """Raise what `publish` would raise at once."""
+        if self._stopping:
+            raise Stopping("the broker is stopping")
+        limit = self.policy.max_message_size
+        if limit and len(message.body) > limit:
+            raise MessageTooLarge(f"the body is {len(message.body)} bytes long, at most {limit} are allowed")
+        if destination.kind is Kind.QUEUE:
+            queue = self._directory.queues.get(destination.name)
+            if queue is not None and queue.full:
+                raise QueueFull(f"queue {destination.name} holds {queue.policy.max_messages} messages, its limit")
+
+    def _accept(self, message: Message) -> Message:
+        """The message as it is kept: with a stamp of its own, and its time to live as a moment."""
+        self._stamp = self._journal.last_stamp = max(self.now(), self._stamp + 1)
+        expires = message.expires
+        if message.ttl:
+            end = self._stamp + message.ttl * 1000
+            expires = min(expires, end) if expires else end
+        return msgspec.structs.replace(message, stamp=self._stamp, expires=expires)
+
+    def _route(self, destination: Destination, message: Message) -> tuple[Log, Append | None]:
+        """Where it goes; None for a topic that no queue is bound to: nothing is appended."""
+        log = self._directory.log(destination)
+        readers: list[Queue] = list(log.bound)
+        if destination.kind is Kind.QUEUE:
+            if destination.name not in self._directory.queues:
+                self.stats.queues_created += 1
+            readers.append(self._directory.queue(destination.name))
+        elif not readers:
+            if not log.id:
+                del self._directory.logs[destination]
+            return log, None
+        lane = self._directory.lane(log, message.priority)
+        skipped = tuple(r for r in lane.readers if not r.own and r.queue.full) if log.bound else ()
+        for queue in readers:
+            queue.incoming += 1
+        return log, Append(lane, message, skipped)
+
+    def _count(self, destination: Destination) -> None:
+        self.stats.published += 1
+        if destination.kind is Kind.TOPIC:
+            self.stats.published_to_topics += 1
+
+    def _arrived(self, log: Log, append: Append) -> None:
+        """A publish to `log` has an outcome."""
+        left_out = {reader.queue for reader in append.skipped}
+        queues = [binding.queue for binding in log.bound.values()]
+        if log.destination.kind is Kind.QUEUE and (own := self._directory.queues.get(log.destination.name)):
+            queues.append(own)
+        for queue in queues:
+            queue.incoming = max(queue.incoming - 1, 0)
+            if queue not in left_out:
+                queue.counts.published += 1
+
+    def _told(self, append: Append, seq: int) -> Published:
+        lane = append.lane
+        if seq < 0:
+            return Published("", {}, [])
+        message_id = lane.message_id(seq)
+        if lane.destination.kind is Kind.TOPIC and lane.destination in self._live:
+            self._offer(lane.destination, append.message, message_id)
+        skipped = append.skipped
+        got = {r.queue.name: r.delivery_id(seq) for r in lane.readers if r not in skipped and r.terms.reads(seq)}
+        return Published(message_id, got, [reader.queue.name for reader in skipped])
+
+    # -- live subscribers of topics
+
+    def _offer(self, topic: Destination, message: Message, message_id: str) -> None:
+        for subscription in list(self._live.get(topic, ())):
+            offer(subscription, message, message_id)
+            self._supply.pump(subscription.queue)
+
+    def _live_id(self) -> str:
+        self._live_count += 1
+        return f"live.{int(self.stats.started * 1000)}.{self._live_count}"
+
+    # -- taking
+
+    def subscribe(
+        self, destination: Destination, deliver: Callable[[Delivery], None], *, prefetch: int
+    ) -> Subscription:
+        """Deliver to `deliver` from now on: what is in a queue, or what a topic gets while this subscription lasts.
+
+        Never more than `prefetch` unsettled at a time, and never before this call has returned.
+        """
+        if destination.kind is Kind.TOPIC:
+            subscription = live_subscription(destination, deliver, prefetch, self.policy)
+            self._live.setdefault(destination, {})[subscription] = None
+            return subscription
+        queue = self._directory.queue(destination.name)
+        subscription = Subscription(queue, destination, deliver, prefetch)
+        self._supply.use(queue)
+        queue.attach(subscription)
+        self._supply.pump_soon(queue)
+        return subscription
+
+    def pause(self, subscription: Subscription) -> None:
+        """Deliver nothing to it until `resume`."""
+        subscription.paused = True
+
+    def resume(self, subscription: Subscription) -> None:
+        """Deliver to it again."""
+        subscription.paused = False
+        if not subscription.closed:
+            subscription.queue.credited(subscription)
+            self._supply.pump(subscription.queue)
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Deliver nothing more to it; what it has on loan stays on loan until it is acked, nacked or released."""
+        subscription.queue.detach(subscription)
+        subscribers = self._live.get(subscription.destination)
+        if subscribers is not None and subscribers.pop(subscription, self) is None and not subscribers:
+            del self._live[subscription.destination]
+        self._forget(subscription.queue)
+
+    async def take(self, queue: str, *, wait: float = 0.0, leased: bool = False, lease: int = 0) -> Delivery | None:
+        """One message of `queue`, now or within `wait` seconds; None if there is none.
+
+        `leased`: the loan ends by itself, after `lease` ms or what the message, its binding or the policy say, and a
+        restart keeps it. Otherwise it lasts until ack, nack or release. Those who wait are served in order; whoever
+        is cancelled while waiting loses no message.
+        """
+        if wait <= 0 and queue not in self._directory.queues:
+            return None
+        taken = self._directory.queue(check_name(queue))
+        self._supply.use(taken)
+        if not taken.wanted:
+            delivery = taken.lend(self.now(), None, leased, lease)
+            self._supply.fetch(taken)
+            if delivery is not None:
+                self._supply.lent(delivery)
+                return delivery
+        arrived: Deferred[Delivery | None] = Deferred()
+        waiter = Subscription(
+            taken, taken.destination, arrived.callback, prefetch=1, leased=leased, lease=lease, once=True
+        )
+        waiter.missed = (lambda: arrived.callback(None)) if wait <= 0 else None
+        waiter.refused = arrived.errback if wait <= 0 else None
+        taken.attach(waiter)
+        timer = None
+        try:
+            self._supply.pump(taken)
+            if not arrived.called and wait > 0:
+                timer = self.clock.callLater(wait, arrived.callback, None)
+            delivery = await arrived
+            if delivery is not None:
+                delivery.subscription = None
+            return delivery
+        finally:
+            if timer is not None and timer.active():
+                timer.cancel()
+            waiter.queue.detach(waiter)
+            self._forget(waiter.queue)
+
+    async def peek(self, queue: str, *, wait: float = 0.0) -> Delivery | None:
+        """The message that would be delivered next, without taking it; waits like `take`."""
+        if wait <= 0 and queue not in self._directory.queues:
+            return None
+        timer = self.clock.callLater(wait, lambda: self._supply.looked(looked)) if wait > 0 else None
+        try:
+            while True:
+                looked = self._directory.queue(check_name(queue))
+                self._supply.use(looked)
+                found = looked.head(self.now())
+                self._supply.fetch(looked)
+                if found is not None:
+                    return found[0].look(found[1], found[2])
+                if not looked.lacks and (timer is None or not timer.active()):
+                    return None
+                await self._supply.look(looked)
+        finally:
+            if timer is not None and timer.active():
+                timer.cancel()
+
+    # -- settling
+
+    def ack(self, deliveries: Iterable[Delivery]) -> Deferred[None]:
+        """Settle: done for good. In memory at once; fires when it is on disk. `NotFound` if one is not on loan."""
+        return self._settlement.ack(deliveries)
+
+    def nack(self, deliveries: Iterable[Delivery], *, reason: str = "") -> None:
+        """Their delivery failed: each is back at its old place, or dropped if that was its last attempt.
+
+        Those no longer on loan are passed over.
+        """
+        self._settlement.give_back(deliveries, counted=True, reason=reason)
+
+    def release(self, deliveries: Iterable[Delivery]) -> None:
+        """Give back without counting as failed; those no longer on loan are passed over."""
+        self._settlement.give_back(deliveries, counted=False)
+
+    def find(self, delivery_id: int) -> Delivery | None:
+        """What is on loan under this id."""
+        located = self._directory.locate(delivery_id)
+        return located[0].on_loan.get(located[1]) if located else None
+
+    def settle(self, delivery_id: int) -> Deferred[None]:
+        """Settle by id, waiting or on loan to anybody; fires when it is on disk. `NotFound` if there is none."""
+        return self._settlement.settle(delivery_id)
+
+    async def touch(self, delivery_id: int, lease: int = 0) -> None:
+        """Begin the loan anew, for `lease` ms or its own length; a message that waits is on loan from then on.
+
+        `NotFound` if there is none. A loan that lasts as long as its connection stays as it is.
+        """
+        await self._settlement.touch(delivery_id, lease)
+
+    # -- transactions
+
+    def begin(self) -> Transaction:
+        """A transaction: publishes and settlements that become true together, or not at all."""
+        return Transaction(self.check, self._commit)
+
+    def _commit(self, transaction: Transaction) -> Deferred[None]:
+        accepted = [(destination, self._accept(message)) for destination, message in transaction.publishes]
+        published = [(d, *self._route(d, m), m) for d, m in accepted]
+        appended = [(log, append) for _, log, append, _ in published if append is not None]
+        unit = Unit([append for _, append in appended], transaction.size)
+        self._settlement.add(unit, transaction)
+
+        def ended(committed: bool) -> None:
+            for log, append in appended:
+                self._arrived(log, append)
+            self._settlement.outcome(transaction, committed)
+
+        unit.ended = ended
+
+        def told(numbers: list[int]) -> None:
+            following = iter(numbers)
+            for destination, _, append, message in published:
+                self._count(destination)
+                if append is not None:
+                    self._told(append, next(following))
+                else:
+                    self._offer(destination, message, self._live_id())
+
+        return self._journal.append(unit).addCallback(told)
+
+    # -- queues and topics
+
+    async def purge(self, queue: str, *, on_loan: bool = False) -> int:
+        """Settle everything that waits, and what is on loan too if `on_loan`; how many messages, once it is on disk."""
+        purged = self._directory.queues.get(queue)
+        return await self._settlement.purge(purged, on_loan) if purged is not None else 0
+
+    async def delete(self, queue: str) -> bool:
+        """Remove a queue with its messages and its bindings; False if there was none.
+
+        Whoever waits for its messages goes on waiting, at the new queue of that name.
+        """
+        deleted = self._directory.queues.get(queue)
+        if deleted is None or not (deleted.readers or deleted.bindings):
+            return False
+        await self._settlement.drop(deleted)
+        self.stats.queues_deleted += 1
+        return True
+
+    async def bind(self, queue: str, source: Destination, policy: BindingPolicy = BindingPolicy()) -> None:  # noqa: B008
+        """`queue` gets what `source` gets, from now on, on these terms; they replace those of an earlier bind."""
+        if self._stopping:
+            raise Stopping("the broker is stopping")
+        if self._directory.bind(self._directory.queue(check_name(queue)), source, policy):
+            self.stats.bound += 1
+        await self._journal.durable()
+
+    async def unbind(self, queue: str, source: Destination) -> bool:
+        """`queue` gets nothing more of `source`; what it has it keeps. False if it was not bound."""
+        bound = self._directory.queues.get(queue)
+        if bound is None or not self._directory.unbind(bound, source):
+            return False
+        self.stats.unbound += 1
+        await self._journal.durable()
+        return True
+
+    def queues(self) -> list[str]:
+        """The queues that hold messages, are bound, or have somebody waiting; sorted."""
+        return sorted(q.name for q in self._directory.queues.values() if q.waiting or q.bindings or q.subscriptions)
+
+    def topics(self) -> list[str]:
+        """The topics a queue is bound to, sorted."""
+        return sorted(d.name for d, log in self._directory.logs.items() if log.bound and d.kind is Kind.TOPIC)
+
+    def sources(self, queue: str) -> list[Destination]:
+        """What a queue is bound to, sorted by name."""
+        bound = self._directory.queues.get(queue)
+        return sorted(bound.bindings, key=lambda source: source.name) if bound else []
+
+    def bound(self, source: Destination) -> list[str]:
+        """The queues bound to a destination, sorted."""
+        log = self._directory.logs.get(source)
+        return sorted(queue.name for queue in log.bound) if log else []
+
+    def queue_stats(self, queue: str) -> QueueStats:
+        """A queue's numbers; zeros for one that is not there."""
+        found = self._directory.queues.get(queue)
+        return stats_of(found) if found else QueueStats()
+
+    # -- parts
+
+    def _committed(self, queues: set[Queue]) -> None:
+        for queue in queues:
+            self._supply.changed(queue)
+
+    def _forget(self, queue: Queue) -> None:
+        if queue.idle:
+            self._directory.forget(queue)

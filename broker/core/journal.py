@@ -1,0 +1,369 @@
+"""Group commit: whatever arrives while one commit is on its way is the next.
+
+No timer: the first change starts a commit, everything that comes until it is done joins the group after it. A group
+gets its numbers when it closes, after the outcome of the one before is known, so a commit that fails leaves no hole.
+What is told by a commit is told after the next one has been started.
+
+- A *unit* (a publish, a transaction) is stored whole or fails; when the store refuses a group for what is in it, each
+  unit is tried alone.
+- Settlements, failures, reservations and definitions are facts: those of a failed group ride in the next, and whoever
+  waits for them goes on waiting.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from broker.core.delivery import Delivery
+from broker.core.directory import Directory
+from broker.core.message import Message
+from broker.core.queue import Queue
+from broker.core.reader import CLAIM, Lane, Reader
+from broker.core.store import Failure, Group, IStore, Range
+from broker.errors import BrokerError, Stopping, StoreRefused, StoreUnavailable
+
+#: A group takes no further unit once it holds this much; a larger unit is a group of its own.
+MAX_GROUP_BYTES = 8 * 1024 * 1024
+#: Seconds until what is left of a failed group is tried again, if nothing new comes before.
+RETRY_AFTER = 1.0
+
+
+@attrs.define(eq=False)
+class Append:
+    """One message for one lane; `skipped` readers are not to see it."""
+
+    lane: Lane
+    message: Message
+    skipped: tuple[Reader, ...] = ()
+
+
+@attrs.define(eq=False)
+class Unit:
+    """What is stored whole or not at all."""
+
+    appends: list[Append]
+    size: int
+    #: Settled and given back by a transaction, once it is committed.
+    acks: list[Delivery] = attrs.field(factory=list)
+    nacks: list[tuple[Delivery, Failure | None]] = attrs.field(factory=list)
+    #: Called when the outcome is known, before anybody is told: True if it is committed.
+    ended: Callable[[bool], None] | None = None
+    #: Fires with the number of each append (-1: its queue was deleted meanwhile).
+    done: Deferred[list[int]] = attrs.field(factory=Deferred)
+    numbers: list[int] = attrs.field(factory=list)
+
+
+@attrs.define(eq=False)
+class _Facts:
+    """What is true already in memory, on its way to the disk."""
+
+    settled: dict[int, list[Range]] = attrs.field(factory=dict)
+    failures: dict[tuple[int, int], Failure | None] = attrs.field(factory=dict)
+    claims: dict[Reader, int] = attrs.field(factory=dict)
+    waiters: list[Deferred[None]] = attrs.field(factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.settled or self.failures or self.claims or self.waiters)
+
+    def join(self, older: _Facts) -> None:
+        """Take over what an earlier group could not commit; what is newer wins."""
+        for reader, ranges in older.settled.items():
+            self.settled.setdefault(reader, []).extend(ranges)
+        self.failures = older.failures | self.failures
+        self.claims = older.claims | self.claims
+        self.waiters = older.waiters + self.waiters
+
+
+@attrs.define(eq=False)
+class _Sealed:
+    """A group on its way to the store."""
+
+    group: Group
+    units: list[Unit]
+    facts: _Facts
+    #: Per lane of its parts: the lane and the bytes the messages take in memory.
+    lanes: list[tuple[Lane, int]]
+    #: What this group's own messages settle: who must not see them.
+    unseen: dict[int, list[Range]]
+
+
+class Journal:
+    """The one door to the store's commits.
+
+    `committed` is called with the queues that have something new, after each commit.
+    """
+
+    def __init__(
+        self,
+        store: IStore,
+        clock: IReactorTime,
+        directory: Directory,
+        allowance: Callable[[bool], int],
+        committed: Callable[[set[Queue]], None],
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._directory = directory
+        self._allowance = allowance
+        self._committed = committed
+        self._units: deque[Unit] = deque()
+        #: Units of a refused group, to be tried one by one.
+        self._alone: deque[Unit] = deque()
+        self._facts = _Facts()
+        self._under_way: _Sealed | None = None
+        self._starting = False
+        self._telling = False
+        self._retry: IDelayedCall | None = None
+        self._closed = False
+        self.last_stamp = 0
+        #: Commits that reached the disk, and what the last failed one said ("" while all is well).
+        self.commits = 0
+        self.trouble = ""
+
+    _log = Logger()
+
+    # -- in
+
+    def append(self, unit: Unit) -> Deferred[list[int]]:
+        """Store a unit; fires with its numbers once it is on disk. Fails: nothing of it is kept."""
+        self._units.append(unit)
+        self._start()
+        return unit.done
+
+    def settle(self, reader: Reader, low: int, high: int) -> None:
+        """Everything in ``low <= seq < high`` is settled."""
+        ranges = self._facts.settled.setdefault(reader.id, [])
+        if ranges and ranges[-1][1] == low:
+            ranges[-1] = (ranges[-1][0], high)
+        else:
+            ranges.append((low, high))
+        self._start()
+
+    def fail(self, reader: Reader, seq: int, failure: Failure | None) -> None:
+        """Remember what a message has behind it."""
+        self._facts.failures[reader.id, seq] = failure
+        self._start()
+
+    def claim(self, reader: Reader, seq: int) -> None:
+        """Reserve from `seq` on; the reader's `reserved` mark moves when that is on disk."""
+        mark = seq + CLAIM
+        if mark > reader.claiming:
+            reader.claiming = self._facts.claims[reader] = mark
+            self._start()
+
+    def unclaim(self, reader: Reader) -> None:
+        """Reserve no more than was delivered, so that after a clean stop nothing is falsely called redelivered."""
+        if reader.delivered < reader.claiming:
+            reader.claiming = self._facts.claims[reader] = reader.delivered
+
+    def durable(self) -> Deferred[None]:
+        """Fires once everything said so far is on disk."""
+        done: Deferred[None] = Deferred()
+        if self._facts or self._units or self._alone or self._directory.pending:
+            self._facts.waiters.append(done)
+            self._start()
+        elif self._under_way is not None:
+            self._under_way.facts.waiters.append(done)
+        else:
+            done.callback(None)
+        return done
+
+    # -- the one commit under way
+
+    def _start(self) -> None:
+        """Commit what there is, unless a commit is under way, or one is being told of: then right after."""
+        if self._under_way or self._telling or self._starting or self._closed:
+            return
+        if self._retry is not None:
+            if not self._units:
+                return
+            self._retry.cancel()
+            self._retry = None
+        self._starting = True
+        while not self._under_way and self._retry is None and (sealed := self._seal()) is not None:
+            self._under_way = sealed
+            _ = Deferred.fromCoroutine(self._commit(sealed)).addErrback(
+                lambda failure: self._log.failure("the journal stopped", failure)
+            )
+        self._starting = False
+
+    async def _commit(self, sealed: _Sealed) -> None:
+        try:
+            await self._store.commit(sealed.group)
+        except StoreRefused as error:
+            tell = self._refused(sealed, error)
+        except StoreUnavailable as error:
+            tell = self._failed(sealed, error)
+        except Exception:
+            self._log.failure("the store failed in a way it does not tell of")
+            tell = self._failed(sealed, StoreUnavailable("the store failed; see the log"))
+        else:
+            tell = self._apply(sealed)
+        self._under_way = None
+        self._start()  # the disk works on the next group while this one's answers are written
+        self._telling = True
+        try:
+            tell()
+        except Exception:
+            self._log.failure("while telling of a commit")
+        finally:
+            self._telling = False
+        self._start()
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._start()
+
+    def _seal(self) -> _Sealed | None:
+        """Close the open group and give it its numbers; None if there is nothing in it."""
+        if not (self._units or self._alone or self._facts or self._directory.pending):
+            return None
+        group = Group(last_stamp=self.last_stamp, definitions=self._directory.take_definitions())
+        facts, self._facts = self._facts, _Facts()
+        sealed = _Sealed(group, self._take_units(), facts, [], {})
+        group.settled = {reader: _merged(ranges) for reader, ranges in facts.settled.items()}
+        group.failures = dict(facts.failures)
+        group.reserved = {reader.id: mark for reader, mark in facts.claims.items()}
+        sizes: dict[Lane, int] = {}
+        for unit in sealed.units:
+            for append in unit.appends:
+                lane = append.lane
+                if lane.gone:
+                    unit.numbers.append(-1)
+                    continue
+                part = group.parts.setdefault(lane.id, [])
+                seq = lane.next + len(part)
+                part.append(append.message)
+                unit.numbers.append(seq)
+                sizes[lane] = sizes.get(lane, 0) + append.message.size
+                for reader in append.skipped:
+                    sealed.unseen.setdefault(reader.id, []).append((seq, seq + 1))
+            for delivery in unit.acks:
+                group.settled.setdefault(delivery.reader.id, []).append((delivery.seq, delivery.seq + 1))
+            for delivery, failure in unit.nacks:
+                group.failures[delivery.reader.id, delivery.seq] = failure
+        for lane in sizes:
+            self._read_by(lane, lane.next + len(group.parts[lane.id]), sealed)
+        for reader_id, ranges in sealed.unseen.items():
+            group.settled.setdefault(reader_id, []).extend(ranges)
+        sealed.lanes = list(sizes.items())
+        return sealed
+
+    def _take_units(self) -> list[Unit]:
+        """The units of the next group: what fits, at least one, and one alone after a refusal."""
+        if self._alone:
+            return [self._alone.popleft()]
+        units, size = self._units, 0
+        taken: list[Unit] = []
+        while units and (not taken or size + units[0].size <= MAX_GROUP_BYTES):
+            unit = units.popleft()
+            size += unit.size
+            taken.append(unit)
+        return taken
+
+    def _read_by(self, lane: Lane, end: int, sealed: _Sealed) -> None:
+        """Evaluate the bindings for what is appended to `lane`, and reserve ahead for readers that will deliver it."""
+        for reader in lane.readers:
+            if not reader.terms.open:
+                sealed.unseen.setdefault(reader.id, []).append((lane.next, end))
+            elif reader.queue.used and end > reader.claiming - CLAIM // 2:
+                reader.claiming = sealed.facts.claims[reader] = sealed.group.reserved[reader.id] = end + CLAIM
+
+    # -- outcomes: what is true in memory at once, and what is told afterwards
+
+    def _apply(self, sealed: _Sealed) -> Callable[[], None]:
+        self.commits += 1
+        if self.trouble:
+            self._log.info("the store commits again")
+            self.trouble = ""
+        for reader, mark in sealed.facts.claims.items():
+            reader.reserved = mark
+        queues: set[Queue] = {reader.queue for reader in sealed.facts.claims}
+        unseen = sealed.unseen
+        for lane, size in sealed.lanes:
+            messages = sealed.group.parts[lane.id]
+            base, lane.next = lane.next, lane.next + len(messages)
+            for reader in lane.readers:
+                reader.appended(base, messages, size, self._allowance(reader.queue.wanted))
+                for low, high in unseen.get(reader.id, ()):
+                    reader.bits.add_range(low, high)
+                queues.add(reader.queue)
+        for unit in sealed.units:
+            if unit.ended is not None:
+                unit.ended(True)
+
+        def tell() -> None:
+            for unit in sealed.units:
+                unit.done.callback(unit.numbers)
+            for waiter in sealed.facts.waiters:
+                waiter.callback(None)
+            self._committed(queues)
+
+        return tell
+
+    def _failed(self, sealed: _Sealed, error: BrokerError) -> Callable[[], None]:
+        if not self.trouble:
+            self._log.error("the store does not commit: {reason}", reason=error.reason)
+        self.trouble = error.reason
+        self._put_back(sealed)
+        if self._facts or self._directory.pending:
+            self._retry = self._clock.callLater(RETRY_AFTER, self._try_again)
+        for unit in sealed.units:
+            if unit.ended is not None:
+                unit.ended(False)
+
+        def tell() -> None:
+            for unit in sealed.units:
+                unit.done.errback(error)
+            self._committed({reader.queue for reader in sealed.facts.claims})
+
+        return tell
+
+    def _refused(self, sealed: _Sealed, error: BrokerError) -> Callable[[], None]:
+        if not sealed.units:
+            return self._failed(sealed, error)
+        self._put_back(sealed)
+        if len(sealed.units) > 1:
+            for unit in sealed.units:
+                unit.numbers.clear()
+            self._alone.extend(sealed.units)
+            return lambda: None
+        (unit,) = sealed.units
+        if unit.ended is not None:
+            unit.ended(False)
+        return lambda: unit.done.errback(error)
+
+    def _put_back(self, sealed: _Sealed) -> None:
+        self._facts.join(sealed.facts)
+        self._directory.put_back(sealed.group.definitions)
+
+    # -- the end
+
+    async def close(self) -> None:
+        """Commit what there is, once; what the store does not take now is what a crash would lose."""
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        while not self.trouble and (self._units or self._alone or self._facts or self._under_way):
+            await self.durable()
+        self._closed = True
+        left, self._facts = self._facts, _Facts()
+        for waiter in left.waiters:
+            waiter.errback(Stopping("the broker is stopping and could not store this"))
+
+
+def _merged(ranges: list[Range]) -> list[Range]:
+    """The same numbers in fewer ranges, in order."""
+    merged: list[Range] = []
+    for low, high in sorted(ranges):
+        if merged and low <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    return merged

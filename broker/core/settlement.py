@@ -1,0 +1,227 @@
+"""Settlement: how loans end. Every ack, nack, release, lapse, touch, purge and drop goes through here.
+
+What is true in memory at once rides to the disk with the next group; only a transaction waits for the disk first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from twisted.internet.defer import Deferred
+
+from broker.core.delivery import Delivery
+from broker.core.directory import Directory
+from broker.core.journal import Journal, Unit
+from broker.core.message import Message, unpack
+from broker.core.queue import Queue
+from broker.core.reader import Reader
+from broker.core.stats import BrokerStats
+from broker.core.store import Failure, Inventory, IStore
+from broker.core.supply import Supply
+from broker.core.transaction import Transaction
+from broker.errors import NotFound
+
+#: Stands for the message of a loan that was kept across a restart; it is read when it is wanted.
+_UNLOADED = Message()
+
+
+class Settlement:
+    """The end of loans, for all queues."""
+
+    def __init__(
+        self,
+        store: IStore,
+        now: Callable[[], int],
+        directory: Directory,
+        journal: Journal,
+        supply: Supply,
+        stats: BrokerStats,
+    ) -> None:
+        self._store = store
+        self._now = now
+        self._directory = directory
+        self._journal = journal
+        self._supply = supply
+        self._stats = stats
+        supply.lapsed = self._lapsed
+
+    def restore(self, inventory: Inventory) -> None:
+        """Take up the loans that a restart keeps: those with a deadline."""
+        for state in inventory.readers:
+            reader = self._directory.readers[state.id]
+            for seq, failure in state.failures.items():
+                if failure.due:
+                    loan = Delivery(reader, seq, _UNLOADED, failure.attempts, True, None, failure.due)
+                    reader.on_loan[seq] = loan
+                    self._supply.ends(loan)
+
+    # -- the consumers' words
+
+    def ack(self, deliveries: Iterable[Delivery]) -> Deferred[None]:
+        """`Broker.ack`."""
+        acked = list(deliveries)
+        for delivery in acked:
+            if delivery.claimed or not delivery.on_loan:
+                raise NotFound(f"message {delivery.message_id} is not on loan")
+        for delivery in acked:
+            self._acked(delivery)
+            if delivery.reader.lane.durable:
+                self._journal.settle(delivery.reader, delivery.seq, delivery.seq + 1)
+        self._changed({delivery.reader.queue for delivery in acked})
+        return self._journal.durable()
+
+    def give_back(self, deliveries: Iterable[Delivery], *, counted: bool, reason: str = "") -> None:
+        """`Broker.nack` (`counted`) and `Broker.release`."""
+        queues = set()
+        for delivery in deliveries:
+            if not delivery.on_loan:
+                continue
+            if delivery.claimed:
+                delivery.orphaned = True  # its transaction's outcome decides
+                continue
+            failure, had_deadline = self._failure(delivery, counted, reason), bool(delivery.due)
+            reader = delivery.reader
+            kept = self._given_back(delivery, counted)
+            if reader.lane.durable and not kept:
+                self._journal.settle(reader, delivery.seq, delivery.seq + 1)
+            elif reader.lane.durable and (counted or had_deadline):
+                self._journal.fail(reader, delivery.seq, failure)
+            queues.add(reader.queue)
+        for queue in queues:
+            if queue.wanted:
+                self._supply.pump_soon(queue)
+
+    def settle(self, delivery_id: int) -> Deferred[None]:
+        """`Broker.settle`."""
+        reader, seq = self._locate(delivery_id)
+        delivery = reader.on_loan.get(seq)
+        if delivery is not None:
+            self._acked(delivery)
+        else:
+            reader.settle(seq)
+            reader.queue.counts.settled += 1
+            self._stats.settled += 1
+        self._journal.settle(reader, seq, seq + 1)
+        self._changed({reader.queue})
+        return self._journal.durable()
+
+    async def touch(self, delivery_id: int, lease: int) -> None:
+        """`Broker.touch`."""
+        reader, seq = self._locate(delivery_id)
+        delivery = reader.on_loan.get(seq)
+        if delivery is None or delivery.message is _UNLOADED:
+            batches = await self._store.read(reader.lane.id, seq, 1)
+            self._locate(delivery_id)
+            if not batches or not batches[0].base <= seq < batches[0].base + batches[0].count:
+                raise NotFound("message not found")
+            message = unpack(batches[0].count, batches[0].data)[seq - batches[0].base]
+            delivery = reader.on_loan.get(seq) or reader.lend(seq, message, None, 0, 0)
+            delivery.lease = delivery.lease or reader.queue.lease_of(reader, seq, message)
+        self._stats.touched += 1
+        if delivery.due or delivery.subscription is None:
+            delivery.due = self._now() + (lease or delivery.lease) * 1000
+            self._journal.fail(reader, seq, Failure(delivery.attempts, delivery.due))
+            self._supply.ends(delivery)
+        await self._journal.durable()
+
+    # -- transactions
+
+    def add(self, unit: Unit, transaction: Transaction) -> None:
+        """What the transaction settles and gives back goes into its unit."""
+        for delivery in transaction.acks:
+            if delivery.reader.lane.durable:
+                unit.acks.append(delivery)
+        for delivery in transaction.nacks:
+            if not delivery.reader.lane.durable:
+                continue
+            failure = self._failure(delivery, True, "")
+            limit = delivery.max_attempts
+            if limit and failure.attempts >= limit:
+                unit.acks.append(delivery)
+            else:
+                unit.nacks.append((delivery, failure))
+
+    def outcome(self, transaction: Transaction, committed: bool) -> None:
+        """The transaction is committed, or nothing of it happened."""
+        transaction.free()
+        if committed:
+            for delivery in transaction.acks:
+                if delivery.on_loan:
+                    self._acked(delivery)
+            for delivery in transaction.nacks:
+                if delivery.on_loan:
+                    self._given_back(delivery, counted=True)
+        orphans = [d for d in (*transaction.acks, *transaction.nacks) if d.orphaned]
+        self.give_back(orphans, counted=True, reason="connection lost")
+        for queue in {d.reader.queue for d in (*transaction.acks, *transaction.nacks)}:
+            if queue.wanted:
+                self._supply.pump_soon(queue)
+
+    # -- whole queues
+
+    async def purge(self, queue: Queue, on_loan: bool) -> int:
+        """`Broker.purge`."""
+        before = queue.waiting
+        if on_loan:
+            self._end_loans(queue)
+        for reader in queue.readers:
+            for low, high in reader.purge(keep_loans=not on_loan):
+                self._journal.settle(reader, low, high)
+        purged = before - queue.waiting
+        self._stats.purged += purged
+        await self._journal.durable()
+        return purged
+
+    async def drop(self, queue: Queue) -> None:
+        """Remove a queue; its subscriptions move to the new one of that name."""
+        self._stats.purged += queue.waiting
+        self._end_loans(queue)
+        for reader in queue.readers:
+            reader.on_loan.clear()
+        self._directory.drop(queue)
+        if queue.subscriptions:
+            following = self._directory.queue(queue.name)
+            for subscription in list(queue.subscriptions):
+                subscription.queue = following
+                following.attach(subscription)
+            self._supply.use(following)
+        await self._journal.durable()
+
+    # -- parts
+
+    def _locate(self, delivery_id: int) -> tuple[Reader, int]:
+        located = self._directory.locate(delivery_id)
+        if located is None:
+            raise NotFound("message not found")
+        return located
+
+    def _changed(self, queues: set[Queue]) -> None:
+        for queue in queues:
+            self._supply.changed(queue)
+
+    def _acked(self, delivery: Delivery) -> None:
+        self._supply.ended(delivery)
+        delivery.reader.queue.acked(delivery)
+        self._stats.settled += 1
+
+    def _given_back(self, delivery: Delivery, counted: bool) -> bool:
+        self._supply.ended(delivery)
+        kept = delivery.reader.queue.failed(delivery, counted=counted)
+        if counted:
+            self._stats.failed += 1
+        else:
+            self._stats.released += 1
+        self._stats.discarded += not kept
+        return kept
+
+    def _failure(self, delivery: Delivery, counted: bool, reason: str) -> Failure:
+        return Failure(delivery.attempts + counted, 0, reason)
+
+    def _end_loans(self, queue: Queue) -> None:
+        for delivery in queue.loans():
+            self._supply.ended(delivery)
+            queue.unlink(delivery)
+
+    def _lapsed(self, deliveries: list[Delivery]) -> None:
+        self._stats.lapsed += len(deliveries)
+        self.give_back(deliveries, counted=True, reason="lease over")

@@ -1,0 +1,87 @@
+"""Numbers about the broker, read by the fronts. All count since the broker started."""
+
+from __future__ import annotations
+
+import attrs
+import msgspec
+
+from broker.core.queue import Queue
+
+
+@attrs.define(eq=False)
+class BrokerStats:
+    """What happened in the whole broker."""
+
+    #: When it started (seconds of the wall clock).
+    started: float = 0.0
+    #: Publishes answered.
+    published: int = 0
+    #: Topic publishes answered.
+    published_to_topics: int = 0
+    #: Deliveries made, repeated ones included.
+    delivered: int = 0
+    #: Messages acked, or settled by their id.
+    settled: int = 0
+    #: Deliveries that failed: nack, lease over, connection lost.
+    failed: int = 0
+    #: Deliveries whose lease ran out.
+    lapsed: int = 0
+    #: Deliveries given back without counting as failed.
+    released: int = 0
+    #: Messages dropped because their time was over.
+    expired: int = 0
+    #: Messages dropped because they had failed too often.
+    discarded: int = 0
+    #: Messages removed by purge or with their queue.
+    purged: int = 0
+    #: Loans restarted.
+    touched: int = 0
+    #: Bindings made and ended.
+    bound: int = 0
+    unbound: int = 0
+    #: Queues made and deleted.
+    queues_created: int = 0
+    queues_deleted: int = 0
+
+
+class QueueStats(msgspec.Struct, frozen=True):
+    """A queue as it is now, and what happened in it."""
+
+    #: Messages that wait.
+    ready: int = 0
+    #: Messages on loan.
+    on_loan: int = 0
+    #: Requests that wait for one message.
+    waiters: int = 0
+    #: Standing subscriptions.
+    consumers: int = 0
+    #: How long the last message delivered had waited (ms); 0 when nothing waits.
+    age_ms: int = 0
+    published: int = 0
+    delivered: int = 0
+    settled: int = 0
+    failed: int = 0
+    released: int = 0
+    expired: int = 0
+    discarded: int = 0
+
+
+def stats_of(queue: Queue) -> QueueStats:
+    """The numbers of one queue."""
+    counts = queue.counts
+    waiters = sum(subscription.once for subscription in queue.subscriptions)
+    ready = queue.ready
+    return QueueStats(
+        ready=ready,
+        on_loan=queue.on_loan,
+        waiters=waiters,
+        consumers=len(queue.subscriptions) - waiters,
+        age_ms=queue.last_age if ready else 0,
+        published=counts.published,
+        delivered=counts.delivered,
+        settled=counts.settled,
+        failed=counts.failed,
+        released=counts.released,
+        expired=counts.expired,
+        discarded=counts.discarded,
+    )
