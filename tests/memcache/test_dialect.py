@@ -8,7 +8,6 @@ from broker.core.destination import queue, topic
 from broker.errors import BadName, BadValue
 from broker.memcache.dialect import DEFAULT, MAX_WAIT, Key, lifetime, parse_key
 
-
 COMBINATION = "of the options open, close, abort, peek and sync only close and open go together"
 
 

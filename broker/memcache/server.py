@@ -1,0 +1,413 @@
+"""The memcache front's connections: commands from `wire` to the broker, and its replies back.
+
+The order of things on one connection: `set`s join the commit under way without waiting for each other, and their
+replies leave in order. Everything else waits until no reply is owed and then has the connection for itself, so that
+``set a``, ``get a`` in one write sees the message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any, cast
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, ITCPTransport
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from broker.core.broker import Broker
+from broker.core.delivery import Delivery
+from broker.core.destination import Kind
+from broker.core.message import Message
+from broker.errors import BadValue, BrokerError
+from broker.memcache import replies, stats
+from broker.memcache.commands import (
+    Command,
+    Delete,
+    Flush,
+    FlushAll,
+    Get,
+    Malformed,
+    Quit,
+    Refused,
+    Set,
+    Stats,
+    Verbosity,
+    Version,
+)
+from broker.memcache.dialect import DEFAULT, Dialect, Key, lifetime, parse_key
+from broker.memcache.reads import Reads
+from broker.memcache.wire import Parser
+from broker.outbox import Outbox, Transport
+
+#: What a `set` says of its body's type; memcache has no word for it.
+CONTENT_TYPE = "application/octet-stream"
+#: Bytes of commands behind one that waits, before the connection is not read: until then it is, to see a client go.
+MAX_PENDING = 64 * 1024
+#: Bodies above this are written by themselves instead of being copied behind their VALUE line.
+LARGE = 16 * 1024
+
+
+@implementer(IHalfCloseableProtocol)
+class MemcacheProtocol(Protocol):
+    """One client."""
+
+    _log = Logger()
+
+    def __init__(self, factory: MemcacheFactory) -> None:
+        self._factory = factory
+        self._broker = factory.broker
+        self._dialect = factory.dialect
+        self._counters = factory.counters
+        self._parser = Parser(factory.max_message_size)
+        self._reads = Reads(factory.broker, factory.dialect, factory.counters)
+        self._working = False
+        # A command that has the connection for itself is under way; if it is one that may be given up, this is it.
+        self._busy = False
+        self._get: Deferred[bytes] | None = None
+        self._drained: Deferred[None] | None = None
+        self._input_ended = False
+        # Why nothing more is done for this client.
+        self._ending = ""
+
+    # -- the transport's side
+
+    def connectionMade(self) -> None:
+        """A client came."""
+        assert self.transport is not None
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+        self._outbox = Outbox(cast(Transport, self.transport), self._relieved)
+        self._peer = _shown(self.transport.getPeer())
+        self._factory.connected(self)
+        self._log.info("memcache client {peer} connected", peer=self._peer)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes came."""
+        if self._ending:
+            return
+        self._counters.bytes_read += len(data)
+        self._parser.feed(data)
+        self._work()
+        if self._busy and self._parser.pending > MAX_PENDING:
+            self._outbox.hold("pending")
+
+    def readConnectionLost(self) -> None:
+        """The client says no more; what it said is still answered, without waiting for messages to come."""
+        self._input_ended = True
+        self._reads.wait_no_more()
+        self._work()
+
+    def writeConnectionLost(self) -> None:
+        """Never called: we do not close one half."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The client is gone: what it had goes back."""
+        why = self._ending or reason.getErrorMessage()
+        self._ending = why
+        self._outbox.close()
+        if self._get is not None:
+            self._get.cancel()
+        requeued = self._reads.lost()
+        self._factory.disconnected(self)
+        self._log.info(
+            "memcache client {peer} gone: {why}, {requeued} requeued", peer=self._peer, why=why, requeued=requeued
+        )
+
+    def give_back(self) -> None:
+        """The broker is stopping: give back what is on loan, wait for no message, answer what is owed, and close."""
+        self._ending = self._ending or "the broker is stopping"
+        self._reads.give_back()
+        self._reads.wait_no_more()
+        self._work()
+
+    # -- one command after the other
+
+    def _relieved(self) -> None:
+        outbox = self._outbox
+        if not outbox.full:
+            drained, self._drained = self._drained, None
+            if drained is not None:
+                drained.callback(None)
+            outbox.free("unsent")
+        self._work()
+
+    def _work(self) -> None:
+        """Do what can be done now. Every turn of events that may free the way calls it."""
+        if self._working:
+            return
+        self._working = True
+        outbox = self._outbox
+        try:
+            while not (self._busy or outbox.closed):
+                if self._ending:
+                    outbox.when_idle(self._finish)
+                    return
+                if outbox.full:
+                    outbox.hold("unsent")
+                if outbox.holding:
+                    return
+                command = self._parser.next_command()
+                if command is not None:
+                    self._begin(command)
+                elif self._input_ended:
+                    self._ending = "end of input"
+                else:
+                    return
+        finally:
+            self._working = False
+
+    def _begin(self, command: Command) -> None:
+        match command:
+            case Set():
+                self._set(command)
+            case Malformed():
+                self._reply(command.reply)
+                if command.close:
+                    self._ending = "bad input"
+            case Refused():
+                self._reply(b"" if command.noreply else replies.refused(command))
+            case Version():
+                self._reply(replies.VERSION)
+            case Verbosity():
+                self._reply(b"" if command.noreply else replies.OK)
+            case Quit():
+                self._ending = "quit"
+            case _:
+                self._busy = True
+                self._outbox.when_idle(lambda: self._have(command))
+
+    def _have(self, command: Get | Delete | Flush | FlushAll | Stats) -> None:
+        """Do a command that has the connection for itself."""
+        noreply = False
+        answer: Coroutine[Deferred[Any], Any, bytes]
+        match command:
+            case Get():
+                answer = self._got(command)
+            case Delete():
+                answer = self._delete(command)
+                noreply = command.noreply
+            case Flush():
+                answer = self._flush(command)
+            case FlushAll():
+                answer = self._flush_all()
+                noreply = command.noreply
+            case Stats():
+                answer = self._tell_stats(command)
+        under_way = Deferred.fromCoroutine(answer)
+        # What changes a queue is done to its end, also when the client goes.
+        self._get = under_way if isinstance(command, Get) else None
+
+        def done(reply: bytes) -> None:
+            self._write(b"" if noreply else reply)
+            self._busy = False
+            self._get = None
+            self._outbox.free("pending")
+            self._work()
+
+        _ = under_way.addErrback(self._failed).addCallback(done)
+
+    def _failed(self, failure: Failure) -> bytes:
+        """The one place where an error becomes a line."""
+        if failure.check(CancelledError):
+            return b""  # nobody is there to read it
+        reply = replies.error_reply(failure.value)
+        if reply is None:
+            self._log.failure("a memcache command of {peer} failed", failure, peer=self._peer)
+            reply = replies.INTERNAL_ERROR
+        return reply
+
+    # -- out
+
+    def _write(self, data: bytes) -> None:
+        self._counters.bytes_written += len(data)
+        self._outbox.write(data)
+
+    def _reply(self, data: bytes) -> None:
+        if data:
+            self._counters.bytes_written += len(data)
+            self._outbox.reply(data)
+
+    async def _room(self) -> None:
+        """Wait until the client has taken what was written, if that is much."""
+        if self._outbox.full and not self._outbox.closed:
+            self._drained = Deferred()
+            await self._drained
+
+    def _finish(self) -> None:
+        """Nothing is owed any more: close, once all that was read with a plain get is out of our hands."""
+        if self._reads.unsent:
+            self._outbox.when_sent(self._close)
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        assert self.transport is not None
+        self._outbox.close()
+        self.transport.loseConnection()
+
+    # -- set
+
+    def _set(self, command: Set) -> None:
+        self._counters.cmd_set += 1
+        ttl, expires = lifetime(command.exptime, self._dialect.relative_limit)
+        try:
+            key = parse_key(command.key)
+            if not key.plain:
+                raise BadValue("set takes no option but sync")
+            published = self._broker.publish(
+                key.destination,
+                Message(body=command.body, content_type=CONTENT_TYPE, flags=command.flags, ttl=ttl, expires=expires),
+            )
+        except Exception:
+            reply = self._failed(Failure())
+            self._reply(b"" if command.noreply else reply)
+            return
+        # With noreply too: whoever sends faster than we commit is not read.
+        promise = self._outbox.promise(len(command.body))
+
+        def keep(reply: bytes) -> None:
+            if command.noreply:
+                reply = b""
+            self._counters.bytes_written += len(reply)
+            promise.keep(reply)
+
+        _ = published.addCallbacks(lambda _: replies.STORED, self._failed).addCallback(keep)
+
+    # -- get
+
+    async def _got(self, command: Get) -> bytes:
+        keys = [self._readable(raw) for raw in command.keys]  # all of them, before anything is taken
+        value = b""
+        for raw, key in zip(command.keys, keys, strict=True):
+            if value:
+                self._write(value)
+                value = b""
+            await self._room()
+            delivery = await self._reads.read(key)
+            if delivery is None:
+                continue
+            if not (key.open or key.peek):
+                self._settle_when_sent(delivery)
+            message = delivery.message
+            body = message.body
+            cas = b" %d" % delivery.id if command.cas else b""
+            value = b"VALUE %b %d %d%b\r\n" % (raw, message.flags, len(body), cas)
+            if len(body) <= LARGE:
+                value = b"%b%b\r\n" % (value, body)
+            else:
+                self._write(value)
+                self._write(body)
+                value = b"\r\n"
+        return value + replies.END
+
+    def _readable(self, raw: bytes) -> Key:
+        key = parse_key(raw)
+        if key.destination.kind is Kind.TOPIC:
+            raise BadValue("a topic cannot be read with get: read a queue that is bound to it")
+        if key.sync:
+            raise BadValue("sync goes with set only")
+        return key
+
+    def _settle_when_sent(self, delivery: Delivery) -> None:
+        unsent = self._reads.unsent
+        if not unsent:
+            self._outbox.when_sent(self._sent)
+        unsent.append(delivery)
+
+    def _sent(self) -> None:
+        # The core makes it durable with the next commit that succeeds; until then a crash repeats the messages.
+        _ = self._reads.sent().addErrback(lambda failure: None if failure.check(BrokerError) else self._failed(failure))
+
+    # -- the rest
+
+    def _queue(self, raw: bytes) -> str:
+        """The queue a command other than get and set names."""
+        key = parse_key(raw)
+        if not key.plain or key.sync:
+            raise BadValue("only get and set take options")
+        if key.destination.kind is Kind.TOPIC:
+            raise BadValue("a topic holds no messages: name a queue")
+        return key.destination.name
+
+    async def _delete(self, command: Delete) -> bytes:
+        return replies.DELETED if await self._broker.delete(self._queue(command.key)) else self._dialect.delete_miss
+
+    async def _flush(self, command: Flush) -> bytes:
+        await self._broker.purge(self._queue(command.key))
+        return replies.END
+
+    async def _flush_all(self) -> bytes:
+        if self._factory.flush_all:
+            for name in self._broker.queues():
+                await self._broker.purge(name, on_loan=True)
+        return self._dialect.flushed_all
+
+    async def _tell_stats(self, command: Stats) -> bytes:
+        if command.argument:
+            return replies.stats_of(command.argument)
+        self._write(stats.general(self._broker, self._counters))
+        for lines in stats.queues(self._broker):
+            self._write(lines)
+            await self._room()
+        return replies.END
+
+
+class MemcacheFactory(Factory):
+    """A listener's connections.
+
+    `max_message_size` (bytes) bounds a body; the broker's own limit if it is None. `flush_all`: whether that command
+    empties every queue, or does nothing and answers the same; a listener beyond loopback wants it off.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        max_message_size: int | None = None,
+        flush_all: bool = True,
+        dialect: Dialect = DEFAULT,
+    ) -> None:
+        self.broker = broker
+        self.max_message_size = broker.policy.max_message_size if max_message_size is None else max_message_size
+        self.flush_all = flush_all
+        self.dialect = dialect
+        self.counters = stats.Counters()
+        self._connections: set[MemcacheProtocol] = set()
+        self._closed: Deferred[None] | None = None
+
+    def buildProtocol(self, addr: IAddress | None) -> MemcacheProtocol:
+        """A client came."""
+        return MemcacheProtocol(self)
+
+    def connected(self, connection: MemcacheProtocol) -> None:
+        """Count it."""
+        self._connections.add(connection)
+        self.counters.curr_connections += 1
+        self.counters.total_connections += 1
+
+    def disconnected(self, connection: MemcacheProtocol) -> None:
+        """It is gone."""
+        self._connections.discard(connection)
+        self.counters.curr_connections -= 1
+        if self._closed is not None and not self._connections:
+            closed, self._closed = self._closed, None
+            closed.callback(None)
+
+    async def close(self) -> None:
+        """Give back what is on loan, answer what is owed, and close every connection; how long that may take is the
+        caller's to say. No connection may come any more."""
+        for connection in list(self._connections):
+            connection.give_back()
+        if self._connections:
+            self._closed = Deferred()
+            await self._closed
+
+
+def _shown(address: IAddress) -> str:
+    host, port = getattr(address, "host", None), getattr(address, "port", None)
+    return str(address) if host is None else f"{host}:{port}"
