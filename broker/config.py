@@ -5,8 +5,10 @@ Every key, as in the file::
     memcache = [22122, { listen = "0.0.0.0:22123", flush_all = "off" }]
     stomp = ["127.0.0.1:61613"]
     http = ["off"]
+    http_host = ["broker.example"]
     data = "/var/lib/broker/broker.sqlite"
     sync = "full"
+    log_level = "info"
     allow_anonymous = false
 
     [defaults]                  # the keys of broker.core.policy.Policy
@@ -29,6 +31,7 @@ from broker.errors import ConfigError
 MEMORY = ":memory:"
 
 Sync = Literal["full", "normal"]
+Level = Literal["debug", "info", "warn", "error"]
 #: A port, ``host:port``, a Twisted server endpoint, or ``off``; port 0 is any free one.
 Where = int | str
 
@@ -47,10 +50,14 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memcache: list[Where | MemcacheListener] | None = None
     stomp: list[Where] | None = None
     http: list[Where] | None = None
+    #: Names, beside the machine's own addresses, under which HTTP may be spoken to and from whose pages; "*" for any.
+    http_host: list[str] = []
     #: The data file, relative to twistd's run directory, or ``:memory:``.
     data: str = "broker.sqlite"
     #: What a confirmed message survives: ``full`` a power loss, ``normal`` the end of the process only.
     sync: Sync = "full"
+    #: The least that is logged. From info on: a line per connection and per change of state, none per message.
+    log_level: Level = "info"
     #: Listen beyond loopback although anybody who reaches the port may then do everything.
     allow_anonymous: bool = False
     #: The policy of every queue that has none of its own.

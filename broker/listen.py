@@ -180,40 +180,40 @@ def _is_loopback(host: str) -> bool:
 
 @implementer(IProtocolFactory)
 class Connections:
-    """The connections of a front's factory, so that they can be closed when the broker ends."""
-
-    noisy = False
+    """The connections of one listener, whichever front's: how many are open, and the means to cut them."""
 
     def __init__(self, factory: IProtocolFactory) -> None:
         self._factory = factory
-        self._open: WeakSet[IProtocol] = WeakSet()
+        self._protocols: WeakSet[IProtocol] = WeakSet()
 
     def buildProtocol(self, address: IAddress) -> IProtocol | None:
+        """A client came."""
         protocol = self._factory.buildProtocol(address)
         if protocol is not None:
-            self._open.add(protocol)
+            self._protocols.add(protocol)
         return protocol
 
     def doStart(self) -> None:
+        """The port is open."""
         self._factory.doStart()
 
     def doStop(self) -> None:
+        """The port is closed."""
         self._factory.doStop()
 
+    def logPrefix(self) -> str:
+        """What Twisted calls the port's owner in the log."""
+        return type(self._factory).__name__
+
     def _transports(self) -> list[ITCPTransport]:
-        transports = (getattr(protocol, "transport", None) for protocol in self._open)
+        transports = (getattr(protocol, "transport", None) for protocol in self._protocols)
         return [one for one in transports if one is not None and not getattr(one, "disconnected", False)]
 
     def count(self) -> int:
-        """Connections that are open, or about to close."""
+        """Connections that are not gone yet."""
         return len(self._transports())
 
-    def close(self) -> None:
-        """Close each as soon as what was written to it is sent."""
-        for transport in self._transports():
-            transport.loseConnection()
-
-    def abort(self) -> None:
-        """Close each now."""
+    def cut(self) -> None:
+        """Close them all, whatever is unsent."""
         for transport in self._transports():
             transport.abortConnection()

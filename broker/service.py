@@ -1,0 +1,382 @@
+"""``twistd broker``: its options, and the one page on which the broker is wired, opened and closed, in order.
+
+`makeService` checks all it can and ends the process with one line if something is wrong, in the foreground and before
+going to the background alike. The store is opened afterwards, in `BrokerService.startService`, so that no database
+handle crosses the daemon's fork, and nothing is accepted before it is open.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, cast
+
+import attrs
+import msgspec
+from twisted.application import service
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IReactorCore,
+    IReactorFromThreads,
+    IReactorSocket,
+    IReactorTime,
+)
+from twisted.internet.task import deferLater
+from twisted.logger import FilteringLogObserver, ILogObserver, Logger, LogLevel, LogLevelFilterPredicate
+from twisted.python import usage
+from twisted.python.components import Componentized
+from twisted.scripts._twistd_unix import UnixAppLogger
+
+from broker import __version__
+from broker.config import MEMORY, Config, MemcacheListener, Where, from_dict, load
+from broker.core.broker import Broker
+from broker.core.store import IStore
+from broker.errors import BrokerError, ConfigError
+from broker.http.server import make_site
+from broker.listen import Address, Connections, Described, InUse, Way, parse
+from broker.lock import Lock
+from broker.memcache.server import MemcacheFactory
+from broker.stomp.server import StompFactory
+from broker.storage.memory import MemoryStore
+from broker.storage.sqlite import SQLiteStore
+
+#: The fronts, in the order they open, and the ports they have on 127.0.0.1 unless told otherwise.
+DEFAULT_PORTS = {"memcache": 22122, "stomp": 61613, "http": 8989}
+NAMES = {"memcache": "memcache", "stomp": "STOMP", "http": "HTTP"}
+#: What open requests get to end when the broker stops (s). Whoever reads its replies more slowly is cut off.
+GRACE = 5.0
+
+_log = Logger()
+
+
+class IBrokerReactor(IReactorCore, IReactorFromThreads, IReactorSocket, IReactorTime):
+    """What the broker needs of a reactor."""
+
+
+class Options(usage.Options):
+    """The command line. It has the last word on what a configuration file says."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "A queue and pub/sub server for memcache, STOMP and HTTP clients. WHERE is a port (on 127.0.0.1), host:port, "
+        'a Twisted endpoint string, or "off"; port 0 is any free port, which is printed. --memcache, --stomp and '
+        "--http may be given several times; one that is not given listens on its default port."
+    )
+    optParameters = [
+        ["config", None, None, "A TOML file with these options as its keys."],
+        ["data", None, None, "The data file, relative to the run directory, or :memory:. [default: broker.sqlite]"],
+        ["sync", None, None, "What a confirmed message survives: full = power loss, normal = a crash. [default: full]"],
+        ["log-level", None, None, "The least that is logged: debug, info, warn or error. [default: info]"],
+    ]
+    optFlags = [
+        ["allow-anonymous", None, "Listen beyond loopback, where anybody may then do everything."],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: dict[str, Any] = {}
+
+    def _where(self, front: str, where: str) -> None:
+        self.said.setdefault(front, []).append(where)
+
+    def opt_memcache(self, where: str) -> None:
+        """Where memcache clients connect. [default: 22122]"""
+        self._where("memcache", where)
+
+    def opt_stomp(self, where: str) -> None:
+        """Where STOMP clients connect. [default: 61613]"""
+        self._where("stomp", where)
+
+    def opt_http(self, where: str) -> None:
+        """Where HTTP clients connect. [default: 8989]"""
+        self._where("http", where)
+
+    def opt_http_host(self, name: str) -> None:
+        """A further name under which HTTP may be spoken to, and from whose pages; * for any."""
+        self.said.setdefault("http_host", []).append(name)
+
+    def opt_version(self) -> None:
+        """Print the broker's version and exit."""
+        print(f"twisted-broker {__version__}")
+        sys.exit(0)
+
+    def config(self) -> Config:
+        """The file's configuration with the command line's words over it; raises `ConfigError`."""
+        said = dict(self.said)
+        for option in ("data", "sync", "log-level"):
+            if self[option] is not None:
+                said[option.replace("-", "_")] = self[option]
+        if self["allow-anonymous"]:
+            said["allow_anonymous"] = True
+        of_file = load(self["config"]) if self["config"] is not None else Config()
+        of_line = from_dict(said)
+        config = msgspec.structs.replace(of_file, **{key: getattr(of_line, key) for key in said})
+        if config.data == MEMORY:
+            return config
+        # twistd changes to its run directory later, when it goes to the background.
+        run_directory = self.parent["rundir"] if self.parent else "."
+        return msgspec.structs.replace(config, data=os.path.abspath(os.path.join(run_directory, config.data)))
+
+
+def makeService(options: Options) -> BrokerService:
+    """twistd's entry. Ends the process with a line on standard error and status 1 if the broker cannot start."""
+    from twisted.internet import reactor as installed
+
+    reactor = cast(IBrokerReactor, installed)
+    try:
+        config = options.config()
+        broker = build(config, reactor=reactor)
+    except ConfigError as error:
+        sys.exit(f"broker: {error.reason}")
+    if options.parent is not None:
+        broker.log_observer = lambda: _observer(options.parent, config.log_level)
+    broker.on_failure = lambda: _end(reactor)
+    # Its default action would end the process. nohup's wish to ignore it stands.
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(broker.reload))
+    return broker
+
+
+def _observer(of_twistd: usage.Options, level: str) -> ILogObserver:
+    """twistd's own log, without what is below `level`; twistd itself would write everything."""
+    least = LogLevelFilterPredicate(LogLevel.levelWithName(level))
+    # The one private name of Twisted here: it knows --logfile, --syslog, and to rotate on SIGUSR1.
+    return FilteringLogObserver(UnixAppLogger(of_twistd)._getLogObserver(), [least])
+
+
+def _end(reactor: IBrokerReactor) -> None:
+    """Stop the reactor and see to it that the process ends with status 1, for which twistd has no other way."""
+
+    def exit_late() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+    atexit.register(exit_late)
+    reactor.callWhenRunning(reactor.stop)
+
+
+def build(
+    config: Config,
+    *,
+    reactor: IBrokerReactor,
+    store: IStore | None = None,
+    tell: Callable[[str], None] = lambda line: print(line, flush=True),
+) -> BrokerService:
+    """Check the surroundings, take what the broker needs of them, and wire it. Raises `ConfigError`.
+
+    With `store` the configuration's data file is not looked at. `tell` is given lines for whoever starts the broker.
+    """
+    wishes = _wishes(config, reactor)
+    with contextlib.ExitStack() as taken:  # given back if anything below fails
+        lock = None
+        if store is None and config.data == MEMORY:
+            store = MemoryStore()
+        elif store is None:
+            _check_data(config.data)
+            lock = Lock(config.data)
+            taken.callback(lock.release)
+            store = SQLiteStore(config.data, sync=config.sync)
+        broker = Broker(store, reactor, policy=config.defaults)
+        result = BrokerService(broker, reactor, lock)
+        for wish in wishes:
+            try:
+                way = wish.place.bind()
+            except InUse as error:
+                if wish.named:
+                    raise
+                tell(f"broker: warning: {NAMES[wish.front]} is off, {error.reason}")
+                continue
+            taken.callback(way.close)
+            if not way.local and not config.allow_anonymous:
+                raise ConfigError(
+                    f"{NAMES[wish.front]} on {way.name} is open to anybody on the network; "
+                    "if that is meant, say --allow-anonymous (allow_anonymous = true)"
+                )
+            result.fronts.append(_front(wish, way, config, result))
+            scheme = "http://" if wish.front == "http" and wish.place != way else ""
+            tell(f"broker: {NAMES[wish.front]} on {scheme}{way.name}")
+        if not result.fronts:
+            raise ConfigError("it would listen nowhere: every front is off or its port is in use")
+        taken.pop_all()
+    if lock is not None:
+        tell(f"broker: data in {config.data} (sync {config.sync})")
+    elif config.data == MEMORY:
+        tell("broker: data in memory only, forgotten when the broker ends")
+    return result
+
+
+def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:
+    """What speaks to whoever comes in by `way`."""
+    size = config.defaults.max_message_size
+    match wish.front:
+        case "memcache":
+            flush_all = wish.flush_all == "on" or (wish.flush_all is None and way.local)
+            memcache = MemcacheFactory(of.broker, max_message_size=size, flush_all=flush_all)
+            return Front(wish.front, way, Connections(memcache), lambda: Deferred.fromCoroutine(memcache.close()))
+        case "stomp":
+            stomp = StompFactory(of.broker, max_message_size=size, clock=of.reactor)
+            return Front(wish.front, way, Connections(stomp), stomp.shut_down)
+        case _:
+            site = make_site(
+                of.broker,
+                max_message_size=config.http_max_message_size,
+                ready=lambda: of.ready,
+                hosts=config.http_host,
+                database=None if config.data == MEMORY else config.data,
+                clock=of.reactor,
+            )
+            site.noisy = False
+            return Front(wish.front, way, Connections(site), site.drain)
+
+
+@attrs.frozen
+class Wish:
+    """A listener somebody wants, or, when nobody `named` one, that is there by default."""
+
+    front: str
+    place: Address | Described
+    named: bool
+    flush_all: str | None = None
+
+
+def _wishes(config: Config, reactor: IReactorSocket) -> list[Wish]:
+    wishes = []
+    for front, default in DEFAULT_PORTS.items():
+        said: list[Where | MemcacheListener] | None = getattr(config, front)
+        for one in [default] if said is None else said:
+            where, flush_all = (one.listen, one.flush_all) if isinstance(one, MemcacheListener) else (one, None)
+            place = parse(where, reactor)
+            if place is not None:
+                wishes.append(Wish(front, place, said is not None, flush_all))
+    return wishes
+
+
+def _check_data(path: str) -> None:
+    """Raise `ConfigError` if the data file could not be opened or made."""
+    directory = os.path.dirname(path)
+    if not os.path.isdir(directory):
+        raise ConfigError(f"the data directory {directory} does not exist")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise ConfigError(f"the data directory {directory} is not writable")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ConfigError(f"the data file {path} is not a file")
+    if os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):
+        raise ConfigError(f"the data file {path} is not readable and writable")
+
+
+@attrs.frozen
+class Front:
+    """One listener: the way in, who came by it, and how the front ends."""
+
+    name: str
+    way: Way
+    connections: Connections
+    #: Has the front give back what is on loan, end what waits, answer what is owed, and close each connection then.
+    end: Callable[[], object]
+
+
+class BrokerService(service.Service):
+    """The broker while the process runs: opens the store, then the ways in; closes them in order.
+
+    `on_failure` is called when it cannot come up after all; until then, and after `stopService`, `ready` is False.
+    """
+
+    def __init__(self, broker: Broker, reactor: IBrokerReactor, lock: Lock | None) -> None:
+        self.broker = broker
+        self.reactor = reactor
+        self.fronts: list[Front] = []
+        self.ready = False
+        self.on_failure: Callable[[], None] = lambda: None
+        #: What twistd logs to, if it is not told otherwise; None: its own choice.
+        self.log_observer: Callable[[], ILogObserver] | None = None
+        self._lock = lock
+        self._ports: list[tuple[str, IListeningPort]] = []
+        #: Fires, never fails, when it is either ready or has called `on_failure`.
+        self.opening: Deferred[None] = succeed(None)
+
+    def setServiceParent(self, parent: service.IServiceCollection) -> None:
+        """Become part of twistd's application, which asks its components where to log."""
+        super().setServiceParent(parent)
+        if self.log_observer is not None:
+            cast(Componentized, parent).setComponent(ILogObserver, self.log_observer())
+
+    def startService(self) -> None:
+        """Take the store into use, then accept connections."""
+        super().startService()
+        if self._lock:
+            self._lock.name_holder()  # the process has gone to the background since
+        self.opening = Deferred.fromCoroutine(self._open())
+
+    async def _open(self) -> None:
+        _log.info("broker {version} starts, process {pid}", version=__version__, pid=os.getpid())
+        try:
+            await self.broker.start()
+            for front in self.fronts:
+                self._ports.append((front.name, await front.way.open(self.reactor, front.connections)))
+                _log.info("{front} accepts connections on {where}", front=NAMES[front.name], where=front.way.name)
+        except (BrokerError, CannotListenError) as error:
+            _log.critical("cannot start: {reason}", reason=str(error))
+            self.on_failure()
+        except Exception:
+            _log.failure("cannot start")
+            self.on_failure()
+        else:
+            self.ready = True
+            _log.info("ready")
+
+    def stopService(self) -> Deferred[None]:
+        """Accept nothing more, finish what was begun, write it to disk, close. Fires when the data are free."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._close())
+
+    async def _close(self) -> None:
+        _log.info("stopping")
+        self.ready = False
+        await self.opening
+        # The HTTP port closes last: /readyz says meanwhile that no new work should come here.
+        await self._stop_ports(lambda name: name != "http")
+        endings = [Deferred.fromCoroutine(self._carefully(front.end)) for front in self.fronts]
+        await self._connections_end()
+        for ending in endings:
+            await ending
+        await self._carefully(lambda: Deferred.fromCoroutine(self.broker.stop()))
+        await self._stop_ports(lambda name: name == "http")
+        for front in self.fronts:
+            front.connections.cut()  # who came to ask /readyz meanwhile
+            front.way.close()
+        if self._lock:
+            self._lock.release()
+        _log.info("stopped")
+
+    async def _stop_ports(self, which: Callable[[str], bool]) -> None:
+        for name, port in self._ports:
+            if which(name):
+                await self._carefully(port.stopListening)
+
+    async def _connections_end(self) -> None:
+        deadline = self.reactor.seconds() + GRACE
+        while left := sum(front.connections.count() for front in self.fronts):
+            if self.reactor.seconds() > deadline:
+                _log.warn("{count} clients did not read their replies in time", count=left)
+                for front in self.fronts:
+                    front.connections.cut()
+                return
+            await deferLater(self.reactor, 0.01)
+
+    async def _carefully(self, step: Callable[[], object]) -> None:
+        """One step of the end; if it fails, the next ones are still taken."""
+        try:
+            await maybeDeferred(step)
+        except Exception:
+            _log.failure("while stopping")
+
+    def reload(self) -> None:
+        """SIGHUP. Nothing can be changed while the broker runs yet."""
+        _log.info("SIGHUP: nothing to reload; options and configuration are read at the start only")
