@@ -1,0 +1,383 @@
+"""The STOMP protocol on a connection: CONNECT, receipts, errors, and how a connection ends.
+
+Replies leave in the order of their frames. An ERROR is the last thing a client reads: it is written once all earlier
+replies are, the write side is closed behind it, and what the client still sends is read and dropped for a while. To
+close at once would make the kernel send a reset, which destroys the ERROR on its way.
+"""
+
+from __future__ import annotations
+
+import enum
+import secrets
+from typing import Any
+from typing import Protocol as Structure
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol, IReactorTime, ITCPTransport
+from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from broker import __version__
+from broker.core.broker import Broker
+from broker.outbox import Promise, Transport
+from broker.stomp import heartbeat
+from broker.stomp.dialect import HANDSHAKE, VERSIONS, negotiate
+from broker.stomp.errors import Refused, refusal
+from broker.stomp.heartbeat import Heartbeat
+from broker.stomp.messages import Tails
+from broker.stomp.outbox import SessionOutbox
+from broker.stomp.session import Session, Terms
+from broker.stomp.wire import Frame, FrameError, Limits, Parser, encode
+
+#: Seconds in which CONNECT must come; RabbitMQ's.
+LOGIN_TIMEOUT = 10.0
+#: After the last frame of ours: seconds, and bytes, that we still read from a client that does not close.
+LINGER = 2.0
+LINGER_BYTES = 64 * 1024
+#: What no STOMP client sends first: the record type of a TLS handshake.
+_TLS_HELLO = 0x16
+
+
+class _State(enum.Enum):
+    CONNECTING = enum.auto()
+    CONNECTED = enum.auto()
+    #: No further frame is obeyed; earlier replies may still be owed.
+    CLOSING = enum.auto()
+    #: Our last octet is written; what comes is dropped.
+    LINGERING = enum.auto()
+    CLOSED = enum.auto()
+
+
+class _Transport(Transport, Structure):
+    """What is asked of a Twisted TCP transport, beside what an outbox asks."""
+
+    def getPeer(self) -> object: ...
+    def loseConnection(self) -> None: ...
+    def loseWriteConnection(self) -> None: ...
+    def abortConnection(self) -> None: ...
+
+
+@implementer(IHalfCloseableProtocol)
+class StompProtocol(Protocol):
+    """One connection."""
+
+    _log = Logger()
+    factory: StompFactory
+    transport: _Transport  # type: ignore[assignment]
+
+    def __init__(self, factory: StompFactory) -> None:
+        self.factory = factory
+        self.name = secrets.token_hex(12)
+        self._clock = factory.clock
+        self._parser = Parser()
+        self._state = _State.CONNECTING
+        self._session: Session | None = None
+        self._heartbeat: Heartbeat | None = None
+        self._timer: IDelayedCall | None = None
+        self._working = False
+        self._read_lost = False
+        self._dropped = 0
+
+    # -- the transport's side
+
+    def connectionMade(self) -> None:
+        self._outbox = SessionOutbox(self.transport, self._relieved, self._wrote)
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+            self.transport.setTcpKeepAlive(True)  # for clients without heart-beats
+        self._timer = self._clock.callLater(self.factory.login_timeout, self._late_login)
+        self.factory.connections.add(self)
+        self._log.debug("{name}: connection from {peer}", name=self.name, peer=self.transport.getPeer())
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._state is _State.LINGERING:
+            self._dropped += len(data)
+            if self._dropped > LINGER_BYTES:
+                self.transport.abortConnection()
+            return
+        if self._heartbeat is not None:
+            self._heartbeat.received()
+        if self._state in (_State.CONNECTING, _State.CONNECTED):
+            if self._state is _State.CONNECTING and data[0] == _TLS_HELLO and not self._parser.held:
+                self._log.info("{name}: TLS on a plain port, closing", name=self.name)
+                self.transport.abortConnection()
+                return
+            self._parser.feed(data)
+            self._work()
+
+    def readConnectionLost(self) -> None:
+        """The client has closed its side: what it said is obeyed and answered, then we close."""
+        self._read_lost = True
+        if self._state is _State.LINGERING:
+            self.transport.loseConnection()
+        else:
+            self._work()
+
+    def writeConnectionLost(self) -> None:
+        """Our side is closed, as we asked for."""
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        was_connected = self._session is not None and self._state is not _State.CLOSED
+        self._state = _State.CLOSED
+        self._stop_timers()
+        self._outbox.close()
+        self.factory.disconnected(self)
+        if self._session is not None:
+            self._session.end()
+        if was_connected:
+            self._log.info("{name}: disconnected: {reason}", name=self.name, reason=reason.getErrorMessage())
+
+    # -- flow
+
+    def _wrote(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.wrote()
+
+    def _relieved(self) -> None:
+        """We read again after a hold, or the client has taken what we wrote."""
+        if self._heartbeat is not None:
+            self._heartbeat.received()
+        if self._session is not None and self._state is _State.CONNECTED and not self._outbox.full:
+            self._session.resume()
+        self._work()
+
+    def _work(self) -> None:
+        """Obey what was received, for as long as we may."""
+        if self._working:
+            return
+        self._working = True
+        try:
+            while self._state in (_State.CONNECTING, _State.CONNECTED) and not self._outbox.holding:
+                try:
+                    frame = self._parser.next_frame()
+                except FrameError as error:
+                    self._refuse(error, error.headers)
+                    return
+                if frame is None:
+                    if self._read_lost:
+                        self._close()
+                    return
+                self._obey(frame)
+        finally:
+            self._working = False
+
+    def _obey(self, frame: Frame) -> None:
+        if frame.command == "SUBSCRIBE" and "receipt" in frame.headers and self._outbox.owed:
+            # Its RECEIPT must come before its first MESSAGE, which waits for no reply: so earlier replies go first.
+            self._outbox.hold("subscribe")
+            self._outbox.when_idle(lambda: self._obey_late(frame))
+            return
+        try:
+            if self._state is _State.CONNECTING:
+                self._connect(frame)
+                return
+            if frame.command in ("CONNECT", "STOMP"):
+                raise Refused("already connected", "CONNECT is the first frame of a connection, and of no other use")
+            if frame.command == "DISCONNECT":
+                self._close(self._receipt(frame))
+                return
+            assert self._session is not None
+            outcome = self._session.obey(frame)
+        except Exception as error:
+            self._refuse(error, frame.headers)
+            return
+        if outcome is None:
+            self._outbox.reply(self._receipt(frame))
+        else:
+            self._reply_after(outcome, frame)
+
+    def _reply_after(self, outcome: Deferred[Any], frame: Frame) -> None:
+        promise = self._outbox.promise(len(frame.body))
+        headers, receipt = frame.headers, self._receipt(frame)
+        _ = outcome.addCallbacks(
+            lambda _: promise.keep(receipt),
+            lambda failure: self._refuse(failure.value, headers, promise),
+        )
+
+    def _obey_late(self, frame: Frame) -> None:
+        if self._state is _State.CONNECTED:
+            self._obey(frame)
+        self._outbox.free("subscribe")
+
+    def _receipt(self, frame: Frame) -> bytes:
+        receipt = frame.headers.get("receipt")
+        if receipt is None:
+            return b""
+        return encode(Frame("RECEIPT", {"receipt-id": receipt}), self._parser.dialect)
+
+    # -- CONNECT
+
+    def _connect(self, frame: Frame) -> None:
+        if frame.command not in ("CONNECT", "STOMP"):
+            raise Refused("not connected", "the first frame of a connection must be CONNECT or STOMP")
+        headers = frame.headers
+        dialect = negotiate(headers.get("accept-version"))
+        if dialect is None:
+            raise Refused("version not supported", f"Supported protocol versions are {VERSIONS}")
+        if not dialect.cr_is_data and any("\r" in name or "\r" in value for name, value in headers.items()):
+            raise Refused("malformed line end", "a CR that no LF follows")
+        try:
+            beats = heartbeat.negotiate(headers.get("heart-beat"))
+        except ValueError as error:
+            raise Refused("Invalid heart-beat", str(error)) from None
+        reply = {
+            "version": dialect.version,
+            "session": self.name,
+            "server": f"twisted-broker/{__version__}",
+            "heart-beat": beats.header,
+        }
+        # ActiveMQ's way: CONNECTED is the receipt, and echoes the request's id.
+        for theirs, ours in (("receipt", "receipt-id"), ("request-id", "response-id")):
+            if theirs in headers:
+                reply[ours] = headers[theirs]
+        self._stop_timers()
+        self._state = _State.CONNECTED
+        factory = self.factory
+        self._parser.dialect, self._parser.limits = dialect, factory.limits
+        self._session = Session(factory.broker, dialect, self._outbox, factory.tails, factory.terms, self.name)
+        self._outbox.reply(encode(Frame("CONNECTED", reply), HANDSHAKE))
+        self._heartbeat = Heartbeat(
+            self._clock,
+            beats,
+            beat=lambda: self._outbox.write(b"\n"),
+            expired=self._silent,
+            reading=lambda: not self._outbox.holding,
+        )
+        self._log.info(
+            "{name}: STOMP {version} from {peer}",
+            name=self.name,
+            version=dialect.version,
+            peer=self.transport.getPeer(),
+        )
+
+    def _late_login(self) -> None:
+        self._timer = None
+        self._log.info("{name}: no CONNECT in time, closing", name=self.name)
+        self.transport.abortConnection()
+
+    def _silent(self) -> None:
+        self._log.info("{name}: no heart-beat in time, closing", name=self.name)
+        self.transport.abortConnection()
+
+    # -- the end
+
+    def _refuse(self, error: BaseException, headers: dict[str, str], promise: Promise | None = None) -> None:
+        """Answer with an ERROR, in the place of the reply, and close. Whatever was not foreseen is logged instead."""
+        if self._state in (_State.LINGERING, _State.CLOSED):
+            return
+        refused = refusal(error)
+        if refused is None:
+            self._log.failure("{name}: processing a frame", Failure(error), name=self.name)
+            refused = Refused("Processing error", f"The broker could not process the frame (session {self.name}).")
+        else:
+            self._log.info("{name}: refused: {message}", name=self.name, message=refused.message)
+        reply = {"message": refused.message, "version": VERSIONS, "content-type": "text/plain"}
+        if "receipt" in headers:
+            reply["receipt-id"] = headers["receipt"]
+        body = f"{refused.detail}\n".encode(errors="replace")
+        self._close(encode(Frame("ERROR", reply, body), self._parser.dialect), promise)
+
+    def _close(self, last: bytes = b"", promise: Promise | None = None) -> None:
+        """Obey nothing more; write `last` once all earlier replies are written, then close."""
+        self._state = _State.CLOSING
+        self._stop_timers()
+        if self._session is not None:
+            self._session.pause()
+        if promise is None:
+            promise = self._outbox.promise()
+        if self._outbox.last(promise, last):
+            self._outbox.when_idle(self._linger)
+
+    def _linger(self) -> None:
+        """Everything is written. Settle what is in our send buffer once it is sent, then close our side."""
+        if self._state is not _State.CLOSING:
+            return
+        self._state = _State.LINGERING
+        self._timer = self._clock.callLater(self.factory.linger, self._linger_over)
+        if self._session is not None and self._session.unsent:
+            self._outbox.when_sent(self._close_write)
+        else:
+            self._close_write()
+
+    def _close_write(self) -> None:
+        if self._session is not None:
+            self._session.end()
+        self._outbox.close()
+        transport = self.transport
+        if self._read_lost or not hasattr(transport, "loseWriteConnection"):
+            transport.loseConnection()
+            return
+        transport.resumeProducing()  # somebody may have held it
+        transport.loseWriteConnection()
+
+    def _linger_over(self) -> None:
+        self._timer = None
+        self.transport.abortConnection()
+
+    def _stop_timers(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+
+    def shut_down(self) -> None:
+        """Close because we stop: replies owed are written, what is on loan goes back uncounted."""
+        if self._state in (_State.CONNECTING, _State.CONNECTED):
+            if self._session is not None:
+                self._session.end(counted=False)
+            self._close()
+
+
+class StompFactory(Factory):
+    """STOMP for one listener.
+
+    `max_message_size` (bytes) is the largest body; 0: the broker's policy. `login_timeout` and `linger` are seconds.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        max_message_size: int = 0,
+        clock: IReactorTime | None = None,
+        terms: Terms = Terms(),  # noqa: B008 - frozen
+        login_timeout: float = LOGIN_TIMEOUT,
+        linger: float = LINGER,
+    ) -> None:
+        self.broker = broker
+        self.clock = clock or broker.clock
+        self.limits = Limits(body=max_message_size or broker.policy.max_message_size or Limits().body)
+        self.terms = terms
+        self.login_timeout = login_timeout
+        self.linger = linger
+        self.tails = Tails()
+        self.connections: set[StompProtocol] = set()
+        self._closed: Deferred[None] | None = None
+
+    def buildProtocol(self, addr: IAddress | None) -> StompProtocol:  # type: ignore[override]
+        """A protocol for a new connection."""
+        return StompProtocol(self)
+
+    def shut_down(self) -> None:
+        """Close all connections, after the replies they are owed; what is on loan goes back uncounted."""
+        for connection in list(self.connections):
+            connection.shut_down()
+
+    async def close(self) -> None:
+        """`shut_down`, and wait until every connection is gone. No connection may come any more."""
+        self.shut_down()
+        if self.connections:
+            self._closed = Deferred()
+            await self._closed
+
+    def disconnected(self, connection: StompProtocol) -> None:
+        """It is gone."""
+        self.connections.discard(connection)
+        if self._closed is not None and not self.connections:
+            closed, self._closed = self._closed, None
+            closed.callback(None)
