@@ -35,23 +35,20 @@ class Client:
         return self.received()
 
     def received(self) -> bytes:
-        """What came."""
-        data = self.transport.value()
-        self.transport.clear()
-        if self.reads:
-            data += self.take()
-        return data
+        """What came; nothing, if it does not take what is sent."""
+        return self.take() if self.reads else b""
 
     def take(self) -> bytes:
-        """The client takes what is sent, as long as more comes."""
+        """Take what was sent, and what is sent when that is out, until nothing more comes."""
         data = b""
-        while self.transport.producer is not None:
-            self.transport.producer.resumeProducing()
-            if not self.transport.value():
-                break
+        while True:
             data += self.transport.value()
             self.transport.clear()
-        return data
+            if self.transport.producer is None:
+                return data
+            self.transport.producer.resumeProducing()
+            if not self.transport.value():
+                return data
 
     @property
     def closed(self) -> bool:
