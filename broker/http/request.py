@@ -1,0 +1,155 @@
+"""Requests as bytes arrive: twisted.web with a bound on what it keeps, and an orderly end.
+
+twisted.web keeps a body of any size and has no way to say no before it has come whole. Here a body is kept as far as a
+message may reach; what goes a little further is read and dropped, so that the answer can be Linger's (400), and what
+goes much further is refused at once (413).
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.interfaces import IDelayedCall, ITCPTransport
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web import http, server
+
+from broker.http.metadata import content_type
+from broker.http.problem import Problem, render
+
+if TYPE_CHECKING:
+    from broker.http.server import Site
+
+#: Bytes over the limit that are read and dropped before the connection is given up.
+PATIENCE = 1024 * 1024
+#: Seconds a refused client may go on sending before it is cut off; while it sends, it cannot read why.
+LINGERING = 10.0
+
+
+class Channel(http.HTTPChannel):
+    """One connection. HTTP/1.1 only."""
+
+    _log = Logger()
+
+    site: Site
+    transport: Any
+    #: Requests answered.
+    answered = 0
+    _cut: IDelayedCall | None = None
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        if ITCPTransport.providedBy(self.transport):
+            # a client may wait two minutes without a byte; one that vanished must be noticed some time
+            self.transport.setTcpKeepAlive(True)
+        self.site.connected(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._cut is not None and self._cut.active():
+            self._cut.cancel()
+        super().connectionLost(reason)
+        self.site.disconnected(self)
+        self._log.info("{peer} left after {answered} requests", peer=self.getPeer(), answered=self.answered)
+
+    def checkPersistence(self, request: http.Request, version: bytes) -> bool:
+        return super().checkPersistence(request, version) and not self.site.stopping
+
+    def requestDone(self, request: http.Request) -> None:
+        self.answered += 1
+        super().requestDone(request)
+
+    def refuse(self, problem: Problem) -> None:
+        """Answer a request that has not come whole, and close once the client has stopped sending."""
+        headers = self.requests[-1].requestHeaders
+        accept = ",".join(headers.getRawHeaders("accept") or [])
+        answer = render(problem, accept)
+        fields = [*answer.headers, (b"Content-Length", b"%d" % len(answer.body)), (b"Connection", b"close")]
+        self.transport.writeSequence(
+            [
+                b"HTTP/1.1 %d %s\r\n" % (answer.status, answer.reason),
+                *(b"%s: %s\r\n" % field for field in fields),
+                b"\r\n",
+                answer.body,
+            ]
+        )
+        self._cut = self.callLater(LINGERING, self.transport.abortConnection)
+
+    def end(self) -> None:
+        """Close as soon as nothing is owed."""
+        if self.requests:
+            self.persistent = 0
+        else:
+            self.loseConnection()
+
+
+class Request(server.Request):
+    """One request, with its body as far as it is worth keeping."""
+
+    defaultContentType = None
+    channel: Channel
+    content: BytesIO
+
+    #: Bytes of the body that came.
+    received = 0
+    #: Bytes of it that are kept.
+    limit = 0
+    #: True once it was answered before it had come whole.
+    refused = False
+
+    def gotLength(self, length: int | None) -> None:
+        """The headers are complete; `length` is None for a body in chunks."""
+        self.content = BytesIO()
+        kind = content_type(self.requestHeaders.getAllRawHeaders()) or ""
+        self.limit = self.channel.site.limits.body(kind)
+        if length is not None and length > self.limit + PATIENCE:
+            # "100 Continue" would ask for it
+            self.requestHeaders.removeHeader(b"Expect")
+            self._refuse()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Some more of the body."""
+        if self.refused:
+            return
+        self.received += len(data)
+        if self.received <= self.limit:
+            self.content.write(data)
+        elif self.received <= self.limit + PATIENCE:
+            self.content = BytesIO()
+        else:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        self.refused = True
+        self.content = BytesIO()
+        size = self.channel.site.limits.size
+        self.channel.refuse(Problem(413, "too-large", f"The maximum allowed message size is {size} bytes."))
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """The body is complete."""
+        if self.refused:
+            self.channel.loseConnection()
+        else:
+            super().requestReceived(command, path, version)
+
+    def header(self, name: str) -> str | None:
+        """The last header of this name, as text."""
+        value: str | None = self.getHeader(name)
+        return value
+
+    def answer(self, status: int, reason: bytes | None, fields: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Answer, whole."""
+        self.setResponseCode(status, reason)
+        for name, value in fields:
+            self.responseHeaders.addRawHeader(name, value)
+        if status not in http.NO_BODY_CODES:
+            self.setHeader(b"Content-Length", b"%d" % len(body))
+        self.write(body)
+        self.finish()
+
+    def processingFailed(self, reason: Failure) -> None:
+        """Something went wrong outside of an endpoint: log it, and say no more than that."""
+        self._log.failure("while answering {method} {path}", reason, method=self.method, path=self.path)
+        if not self.startedWriting:
+            self.answer(500, None, [(b"Content-Type", b"text/plain")], b"HTTP 500 Internal Server Error\n")

@@ -1,0 +1,152 @@
+"""Which request means what: the route table, and the reading of a path.
+
+A path is matched as it came, still percent-encoded, so a ``%2F`` belongs to its segment: ``/channels/a%2Fb`` is the
+queue ``a/b``. A name may use every character RFC 3986 allows in a segment (*pchar*); Linger takes ``[A-Za-z0-9_%-]``.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from broker.core.destination import check_name
+from broker.http.problem import Problem
+
+
+class Endpoint(enum.Enum):
+    """What a request asks for."""
+
+    WELCOME = enum.auto()
+    CHANNELS = enum.auto()
+    TAKE = enum.auto()
+    PEEK = enum.auto()
+    PUBLISH = enum.auto()
+    PURGE = enum.auto()
+    CHANNEL_STATS = enum.auto()
+    CHANNEL_TOPICS = enum.auto()
+    SUBSCRIBE = enum.auto()
+    UNSUBSCRIBE = enum.auto()
+    TOPICS = enum.auto()
+    PUBLISH_TO_TOPIC = enum.auto()
+    TOPIC_CHANNELS = enum.auto()
+    TOUCH = enum.auto()
+    SETTLE = enum.auto()
+    STATS = enum.auto()
+    HEALTH = enum.auto()
+    READY = enum.auto()
+
+
+#: Path templates and their methods. ``{channel}`` and ``{topic}`` are names, ``{message}`` is a decimal number.
+#: HEAD is allowed wherever GET is; it has an endpoint of its own where GET would change something.
+ROUTES: Mapping[str, Mapping[str, Endpoint]] = {
+    "/": {"GET": Endpoint.WELCOME},
+    "/channels": {"GET": Endpoint.CHANNELS},
+    "/channels/{channel}": {
+        "GET": Endpoint.TAKE,
+        "HEAD": Endpoint.PEEK,
+        "POST": Endpoint.PUBLISH,
+        "DELETE": Endpoint.PURGE,
+    },
+    "/channels/{channel}/stats": {"GET": Endpoint.CHANNEL_STATS},
+    "/channels/{channel}/topics": {"GET": Endpoint.CHANNEL_TOPICS},
+    "/channels/{channel}/topics/{topic}": {"PUT": Endpoint.SUBSCRIBE, "DELETE": Endpoint.UNSUBSCRIBE},
+    "/topics": {"GET": Endpoint.TOPICS},
+    "/topics/{topic}": {"POST": Endpoint.PUBLISH_TO_TOPIC},
+    "/topics/{topic}/channels": {"GET": Endpoint.TOPIC_CHANNELS},
+    "/messages/{message}": {"DELETE": Endpoint.SETTLE},
+    "/messages/{message}/touch": {"POST": Endpoint.TOUCH},
+    "/stats": {"GET": Endpoint.STATS},
+    "/healthz": {"GET": Endpoint.HEALTH},
+    "/readyz": {"GET": Endpoint.READY},
+}
+
+
+class Match(msgspec.Struct, frozen=True):
+    """A request that means something. `names` holds the template's variables, decoded."""
+
+    endpoint: Endpoint
+    names: dict[str, str] = {}
+
+    @property
+    def channel(self) -> str:
+        """The name in ``{channel}``."""
+        return self.names["channel"]
+
+    @property
+    def topic(self) -> str:
+        """The name in ``{topic}``."""
+        return self.names["topic"]
+
+    @property
+    def message(self) -> int:
+        """The number in ``{message}``; `Problem` 400 if it has more than 64 bits."""
+        digits = self.names["message"]
+        # 20 digits are beyond 64 bits anyway, and int() is quadratic in their number
+        if len(digits.lstrip("0")) > 19 or (number := int(digits[-19:])) > _MAX_INTEGER:
+            raise Problem(400, "bad-parameter", "Invalid message number.")
+        return number
+
+
+_MAX_INTEGER = 2**63 - 1
+
+#: One or more pchar, still encoded. Whether a ``%`` starts a valid escape is the decoder's matter.
+_pchar = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@%]+")
+_digits = re.compile(r"[0-9]+")
+_bad_escape = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+_Template = tuple[tuple[str, ...], Mapping[str, Endpoint]]
+_by_length: dict[int, list[_Template]] = {}
+for _path, _methods in ROUTES.items():
+    _segments = tuple(_path[1:].split("/"))
+    _by_length.setdefault(len(_segments), []).append((_segments, _methods))
+
+
+def resolve(method: str, path: str) -> Match:
+    """What `method` on the raw `path` (no query) asks for.
+
+    Raises `Problem`: 404 for an unknown path (also a trailing or doubled slash, or a message that is no number), 405
+    for a known one without this method, 400 for a name that is not UTF-8; `BadName` for a name the broker refuses.
+    """
+    if path.startswith("/"):
+        segments = path[1:].split("/")
+        for template, methods in _by_length.get(len(segments), ()):
+            found = _match(template, segments)
+            if found is not None:
+                endpoint = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
+                if endpoint is None:
+                    raise Problem(405, "method-not-allowed", allow=_allowed(methods))
+                return Match(endpoint, {variable: _decode(variable, raw) for variable, raw in found})
+    raise Problem(404, "not-found")
+
+
+def _match(template: tuple[str, ...], segments: list[str]) -> list[tuple[str, str]] | None:
+    found = []
+    for wanted, segment in zip(template, segments, strict=True):
+        if not wanted.startswith("{"):
+            if wanted != segment:
+                return None
+        elif (_digits if wanted == "{message}" else _pchar).fullmatch(segment):
+            found.append((wanted[1:-1], segment))
+        else:
+            return None
+    return found
+
+
+def _decode(variable: str, raw: str) -> str:
+    if variable == "message":
+        return raw
+    if _bad_escape.search(raw):
+        raise Problem(400, "bad-parameter")
+    try:
+        return check_name(unquote_to_bytes(raw).decode())
+    except UnicodeDecodeError:
+        raise Problem(400, "bad-parameter") from None
+
+
+def _allowed(methods: Mapping[str, Endpoint]) -> tuple[str, ...]:
+    implied = ["HEAD"] if "GET" in methods and "HEAD" not in methods else []
+    return tuple(sorted([*methods, *implied]))
