@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import msgspec
 
-from broker.core.destination import MAX_NAME_BYTES, Destination, queue, topic
+from broker.core.destination import MAX_NAME_BYTES, Destination, Kind, queue, topic
 from broker.errors import BadName, BadValue
 
 #: Milliseconds a get may wait: what fits 32 bits, 24 days.
@@ -120,6 +120,34 @@ def parse_key(raw: bytes) -> Key:
         sync=b"sync" in options,
         wait=wait or 0,
     )
+
+
+def destination_of(raw: bytes) -> Destination:
+    """Where a ``set`` of this key puts its message."""
+    key = parse_key(raw)
+    if not key.plain:
+        raise BadValue("set takes no option but sync")
+    return key.destination
+
+
+def key_to_read(raw: bytes) -> Key:
+    """What a ``get`` of this key is to do."""
+    key = parse_key(raw)
+    if key.destination.kind is Kind.TOPIC:
+        raise BadValue("a topic cannot be read with get: read a queue that is bound to it")
+    if key.sync:
+        raise BadValue("sync goes with set only")
+    return key
+
+
+def queue_of(raw: bytes) -> str:
+    """The name of the queue that a ``delete`` or ``flush`` is about."""
+    key = parse_key(raw)
+    if not key.plain or key.sync:
+        raise BadValue("only get and set take options")
+    if key.destination.kind is Kind.TOPIC:
+        raise BadValue("a topic holds no messages: name a queue")
+    return key.destination.name
 
 
 def _milliseconds(word: bytes) -> int:

@@ -19,9 +19,8 @@ from zope.interface import implementer
 
 from broker.core.broker import Broker
 from broker.core.delivery import Delivery
-from broker.core.destination import Kind
 from broker.core.message import Message
-from broker.errors import BadValue, BrokerError
+from broker.errors import BrokerError
 from broker.memcache import replies, stats
 from broker.memcache.commands import (
     Command,
@@ -37,7 +36,7 @@ from broker.memcache.commands import (
     Verbosity,
     Version,
 )
-from broker.memcache.dialect import DEFAULT, Dialect, Key, lifetime, parse_key
+from broker.memcache.dialect import DEFAULT, Dialect, destination_of, key_to_read, lifetime, queue_of
 from broker.memcache.reads import Reads
 from broker.memcache.wire import Parser
 from broker.outbox import Outbox, Transport
@@ -64,9 +63,9 @@ class MemcacheProtocol(Protocol):
         self._parser = Parser(factory.max_message_size)
         self._reads = Reads(factory.broker, factory.dialect, factory.counters)
         self._working = False
-        # A command that has the connection for itself is under way; if it is one that may be given up, this is it.
+        # A command that has the connection for itself is under way; if it only reads, it is given up with the client.
         self._busy = False
-        self._get: Deferred[bytes] | None = None
+        self._reading: Deferred[bytes] | None = None
         self._drained: Deferred[None] | None = None
         self._input_ended = False
         # Why nothing more is done for this client.
@@ -79,6 +78,7 @@ class MemcacheProtocol(Protocol):
         assert self.transport is not None
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
+            self.transport.setTcpKeepAlive(True)  # or the open reads of a machine that died stay open
         self._outbox = Outbox(cast(Transport, self.transport), self._relieved)
         self._peer = _shown(self.transport.getPeer())
         self._factory.connected(self)
@@ -108,8 +108,8 @@ class MemcacheProtocol(Protocol):
         why = self._ending or reason.getErrorMessage()
         self._ending = why
         self._outbox.close()
-        if self._get is not None:
-            self._get.cancel()
+        if self._reading is not None:
+            self._reading.cancel()
         requeued = self._reads.lost()
         self._factory.disconnected(self)
         self._log.info(
@@ -197,13 +197,13 @@ class MemcacheProtocol(Protocol):
             case Stats():
                 answer = self._tell_stats(command)
         under_way = Deferred.fromCoroutine(answer)
-        # What changes a queue is done to its end, also when the client goes.
-        self._get = under_way if isinstance(command, Get) else None
+        # What deletes or flushes is done to its end, also when the client goes.
+        self._reading = under_way if isinstance(command, Get | Stats) else None
 
         def done(reply: bytes) -> None:
             self._write(b"" if noreply else reply)
             self._busy = False
-            self._get = None
+            self._reading = None
             self._outbox.free("pending")
             self._work()
 
@@ -254,11 +254,8 @@ class MemcacheProtocol(Protocol):
         self._counters.cmd_set += 1
         ttl, expires = lifetime(command.exptime, self._dialect.relative_limit)
         try:
-            key = parse_key(command.key)
-            if not key.plain:
-                raise BadValue("set takes no option but sync")
             published = self._broker.publish(
-                key.destination,
+                destination_of(command.key),
                 Message(body=command.body, content_type=CONTENT_TYPE, flags=command.flags, ttl=ttl, expires=expires),
             )
         except Exception:
@@ -279,7 +276,7 @@ class MemcacheProtocol(Protocol):
     # -- get
 
     async def _got(self, command: Get) -> bytes:
-        keys = [self._readable(raw) for raw in command.keys]  # all of them, before anything is taken
+        keys = [key_to_read(raw) for raw in command.keys]  # all of them, before anything is taken
         value = b""
         for raw, key in zip(command.keys, keys, strict=True):
             if value:
@@ -303,14 +300,6 @@ class MemcacheProtocol(Protocol):
                 value = b"\r\n"
         return value + replies.END
 
-    def _readable(self, raw: bytes) -> Key:
-        key = parse_key(raw)
-        if key.destination.kind is Kind.TOPIC:
-            raise BadValue("a topic cannot be read with get: read a queue that is bound to it")
-        if key.sync:
-            raise BadValue("sync goes with set only")
-        return key
-
     def _settle_when_sent(self, delivery: Delivery) -> None:
         unsent = self._reads.unsent
         if not unsent:
@@ -323,20 +312,11 @@ class MemcacheProtocol(Protocol):
 
     # -- the rest
 
-    def _queue(self, raw: bytes) -> str:
-        """The queue a command other than get and set names."""
-        key = parse_key(raw)
-        if not key.plain or key.sync:
-            raise BadValue("only get and set take options")
-        if key.destination.kind is Kind.TOPIC:
-            raise BadValue("a topic holds no messages: name a queue")
-        return key.destination.name
-
     async def _delete(self, command: Delete) -> bytes:
-        return replies.DELETED if await self._broker.delete(self._queue(command.key)) else self._dialect.delete_miss
+        return replies.DELETED if await self._broker.delete(queue_of(command.key)) else self._dialect.delete_miss
 
     async def _flush(self, command: Flush) -> bytes:
-        await self._broker.purge(self._queue(command.key))
+        await self._broker.purge(queue_of(command.key))
         return replies.END
 
     async def _flush_all(self) -> bytes:

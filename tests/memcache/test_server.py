@@ -455,6 +455,14 @@ class StatsTests(FrontTest):
         self.assertLess(len(slow.transport.value()), HIGH_WATER + 1000)
         self.assertTrue(slow.take().endswith(b"END\r\n"))
 
+    def test_a_client_that_goes_meanwhile(self) -> None:
+        for number in range(500):
+            self.put(f"queue-{number}", b"x")
+        slow = Client(self.factory, reads=False)
+        slow.send(b"stats\r\n")
+        slow.go()
+        self.assertEqual(self.stats()["curr_connections"], "1")
+
 
 class LogTests(FrontTest):
     """One line when a client comes, one when it goes."""
