@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from broker.core.delivery import Delivery
 from broker.core.destination import Destination, Kind, check_name
 from broker.core.directory import Directory, Log
+from broker.core.freeing import Freeing
 from broker.core.journal import Append, Journal, Unit
 from broker.core.message import Message
 from broker.core.policy import BindingPolicy, Policy
@@ -71,6 +72,7 @@ class Broker:
         self._journal = Journal(store, clock, self._directory, self._budget.allowance, self._committed)
         self._supply = Supply(store, clock, self.now, self._directory, self._journal, self.stats)
         self._settlement = Settlement(store, self.now, self._directory, self._journal, self._supply, self.stats)
+        self._freeing = Freeing(store, clock)
         self._live: dict[Destination, dict[Subscription, None]] = {}
         self._live_count = 0
         self._stamp = 0
@@ -99,6 +101,7 @@ class Broker:
         for reader in self._directory.readers.values():
             self._journal.unclaim(reader)
         await self._journal.close()
+        await self._freeing.stop()
         await self._store.close()
 
     @property
@@ -431,6 +434,7 @@ class Broker:
     def _committed(self, queues: set[Queue]) -> None:
         for queue in queues:
             self._supply.changed(queue)
+        self._freeing.wake()
 
     def _forget(self, queue: Queue) -> None:
         if queue.idle:
