@@ -319,10 +319,14 @@ class BrokerService(service.Service):
         try:
             await self.broker.start()
             for front in self.fronts:
-                self._ports.append((front.name, await front.way.open(self.reactor, front.connections)))
+                try:
+                    port = await front.way.open(self.reactor, front.connections)
+                except (CannotListenError, OSError) as error:
+                    raise ConfigError(f"cannot listen on {front.way.name}: {error}") from None
+                self._ports.append((front.name, port))
                 _log.info("{front} accepts connections on {where}", front=NAMES[front.name], where=front.way.name)
-        except (BrokerError, CannotListenError) as error:
-            _log.critical("cannot start: {reason}", reason=str(error))
+        except BrokerError as error:
+            _log.critical("cannot start: {reason}", reason=error.reason)
             self.on_failure()
         except Exception:
             _log.failure("cannot start")

@@ -1,0 +1,145 @@
+"""What gets installed: twistd must find the broker in every kind of install, and Twisted must survive it."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import broker
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*command: object, cwd: Path, check: bool = True) -> str:
+    """The output of a command; with `check` it must succeed."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PIP_REQUIRE"))}
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=120,
+    )
+    assert not check or done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what setup.py packs, so that building leaves nothing in the checkout."""
+    copy = tmp_path_factory.mktemp("source")
+    leavings = shutil.ignore_patterns("__pycache__", "dropin.cache")
+    for folder in ("broker", "twisted"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=leavings)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy / name)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def dist(source: Path) -> Path:
+    """An sdist, and the wheel built from that sdist."""
+    run(sys.executable, "-m", "build", "--no-isolation", ".", cwd=source)
+    return source / "dist"
+
+
+def install(tmp_path: Path, *what: object) -> Path:
+    """Install into a fresh environment; its interpreter.
+
+    The dependencies come from the environment that runs the tests, by a path file: no network is needed. Path files in
+    *that* folder are not read, so our own editable install there stays unseen.
+    """
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "env", cwd=tmp_path)
+    python = tmp_path / "env/bin/python"
+    (packages,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check"]
+    run(*pip, "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", *what, cwd=tmp_path)
+    return python
+
+
+def check_twistd(python: Path, tmp_path: Path, home: Path) -> None:
+    """twistd has the broker's command, and both come from `home`."""
+    where = "import broker, twisted.plugins.broker_plugin as p; print(broker.__file__, p.__file__, sep='\\n')"
+    for file in run(python, "-c", where, cwd=tmp_path).split():
+        assert Path(file).is_relative_to(home)
+    twistd = Path(sysconfig.get_path("scripts")) / "twistd"
+    usage = run(python, twistd, "broker", "--help", cwd=tmp_path)
+    assert "--memcache=" in usage
+    assert run(python, twistd, "broker", "--version", cwd=tmp_path) == f"twisted-broker {broker.__version__}\n"
+    version = run(python.parent / "broker", "--version", cwd=tmp_path)
+    assert version == f"twisted-broker {broker.__version__}\n"
+
+
+@pytest.mark.parametrize("kind", ["*.whl", "*.tar.gz"])
+def test_twistd_finds_the_broker_installed_from(kind: str, dist: Path, tmp_path: Path) -> None:
+    (package,) = dist.glob(kind)
+    python = install(tmp_path, package)
+    check_twistd(python, tmp_path, tmp_path / "env")
+
+
+def test_twistd_finds_the_broker_in_an_editable_install(source: Path, tmp_path: Path) -> None:
+    python = install(tmp_path, "--editable", source)
+    check_twistd(python, tmp_path, source)
+
+
+def test_the_wheel_holds_all_and_only_what_is_ours(dist: Path, source: Path) -> None:
+    (wheel,) = dist.glob("*.whl")
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    files = {file.relative_to(source) for suffix in ("*.py", "*.sql") for file in (source / "broker").rglob(suffix)}
+    assert held == {*map(str, files), "broker/py.typed", "twisted/plugins/broker_plugin.py"}
+
+
+def test_uninstalling_leaves_twisted_as_it_was(dist: Path, tmp_path: Path) -> None:
+    (wheel,) = dist.glob("*.whl")
+    python = install(tmp_path, wheel)
+    pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check"]
+    run(*pip, "uninstall", "--quiet", "--yes", "twisted-broker", cwd=tmp_path)
+    twistd = Path(sysconfig.get_path("scripts")) / "twistd"
+    assert "broker" not in run(python, twistd, "--help", cwd=tmp_path)
+
+
+def test_there_is_no_init_file_in_twisteds_packages() -> None:
+    """Ours would overwrite Twisted's on install, and uninstalling would then break Twisted."""
+    assert sorted(file.relative_to(ROOT).as_posix() for file in (ROOT / "twisted").rglob("*.py")) == [
+        "twisted/plugins/broker_plugin.py"
+    ]
+
+
+def test_the_plugin_imports_nothing_of_the_broker(tmp_path: Path) -> None:
+    """Every ``twistd --help`` imports it."""
+    loaded = "import sys, twisted.plugins.broker_plugin; print([n for n in sys.modules if n.split('.')[0] == 'broker'])"
+    assert run(sys.executable, "-c", loaded, cwd=tmp_path) == "[]\n"
+
+
+def test_tox_runs_the_commands_of_the_test_script() -> None:
+    tox = configparser.ConfigParser()
+    tox.read(ROOT / "tox.ini")
+    commands = [line for name in tox.sections() for line in tox[name].get("commands", "").split("\n") if line]
+    script = (ROOT / "script/test").read_text()
+    assert len(commands) >= 5
+    for command in commands:
+        assert f"\n{command}\n" in script or command == "python -m pytest {posargs}"
+
+
+def test_every_dependency_has_a_line_in_the_documentation() -> None:
+    requires = run(
+        sys.executable,
+        "-c",
+        "import importlib.metadata as m, re; "
+        "print(*{re.match(r'[\\w.-]+', r)[0] for r in m.requires('twisted-broker')}, sep='\\n')",
+        cwd=ROOT,
+    )
+    page = (ROOT / "docs/dependencies.rst").read_text()
+    missing = [name for name in requires.split() if f"\n``{name}" not in page]
+    assert not missing
