@@ -90,7 +90,7 @@ class About:
             "msg-get": self._counts.takes,
             # came back to be delivered again
             "msg-show": stats.failed + stats.released - stats.discarded,
-            "msg-hide": stats.delivered + stats.touched,
+            "msg-hide": stats.delivered,
             "delivered": stats.delivered,
             "msg-delete": stats.settled,
             "msg-timeouts": stats.lapsed,
