@@ -14,7 +14,7 @@ from typing import Protocol as Structure
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol, IReactorTime, ITCPTransport
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -64,11 +64,10 @@ class StompProtocol(Protocol):
     """One connection."""
 
     _log = Logger()
-    factory: StompFactory
     transport: _Transport  # type: ignore[assignment]
 
     def __init__(self, factory: StompFactory) -> None:
-        self.factory = factory
+        self._factory = factory
         self.name = secrets.token_hex(12)
         self._clock = factory.clock
         self._parser = Parser()
@@ -87,8 +86,8 @@ class StompProtocol(Protocol):
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)  # for clients without heart-beats
-        self._timer = self._clock.callLater(self.factory.login_timeout, self._late_login)
-        self.factory.connections.add(self)
+        self._timer = self._clock.callLater(self._factory.login_timeout, self._late_login)
+        self._factory.connections.add(self)
         self._log.debug("{name}: connection from {peer}", name=self.name, peer=self.transport.getPeer())
 
     def dataReceived(self, data: bytes) -> None:
@@ -123,7 +122,7 @@ class StompProtocol(Protocol):
         self._state = _State.CLOSED
         self._stop_timers()
         self._outbox.close()
-        self.factory.disconnected(self)
+        self._factory.disconnected(self)
         if self._session is not None:
             self._session.end()
         if was_connected:
@@ -234,7 +233,7 @@ class StompProtocol(Protocol):
                 reply[ours] = headers[theirs]
         self._stop_timers()
         self._state = _State.CONNECTED
-        factory = self.factory
+        factory = self._factory
         self._parser.dialect, self._parser.limits = dialect, factory.limits
         self._session = Session(factory.broker, dialect, self._outbox, factory.tails, factory.terms, self.name)
         self._outbox.reply(encode(Frame("CONNECTED", reply), HANDSHAKE))
@@ -295,7 +294,7 @@ class StompProtocol(Protocol):
         if self._state is not _State.CLOSING:
             return
         self._state = _State.LINGERING
-        self._timer = self._clock.callLater(self.factory.linger, self._linger_over)
+        self._timer = self._clock.callLater(self._factory.linger, self._linger_over)
         if self._session is not None and self._session.unsent:
             self._outbox.when_sent(self._close_write)
         else:
@@ -331,7 +330,7 @@ class StompProtocol(Protocol):
             self._close()
 
 
-class StompFactory(Factory):
+class StompFactory(ServerFactory):
     """STOMP for one listener.
 
     `max_message_size` (bytes) is the largest body; 0: the broker's policy. `login_timeout` and `linger` are seconds.
@@ -359,7 +358,7 @@ class StompFactory(Factory):
         self.connections: set[StompProtocol] = set()
         self._closed: Deferred[None] | None = None
 
-    def buildProtocol(self, addr: IAddress | None) -> StompProtocol:  # type: ignore[override]
+    def buildProtocol(self, addr: IAddress | None) -> StompProtocol:
         """A protocol for a new connection."""
         return StompProtocol(self)
 

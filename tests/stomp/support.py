@@ -169,3 +169,8 @@ def bodies(frames: list[Frame]) -> list[bytes]:
 def receipts(frames: list[Frame]) -> list[str]:
     """The receipts among `frames`."""
     return [frame.headers["receipt-id"] for frame in frames if frame.command == "RECEIPT"]
+
+
+def header(frames: list[Frame], name: str) -> list[str | None]:
+    """One header of each message."""
+    return [frame.headers.get(name) for frame in frames if frame.command == "MESSAGE"]
