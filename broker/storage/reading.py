@@ -1,0 +1,133 @@
+"""Reading messages: what runs on the read connection, each call in one transaction of its own."""
+
+from __future__ import annotations
+
+import sqlite3
+from bisect import bisect_left
+from typing import Final
+
+from broker.core.message import unpack
+from broker.core.store import Batch
+from broker.storage.fold import Folding, Keep, cut
+from broker.storage.unfolded import Place
+
+#: Up to this size a record is read whole to get at one part of it: cheaper than opening its blob.
+WHOLE: Final = 32 * 1024
+
+
+def part_data(connection: sqlite3.Connection, place: Place) -> bytes | None:
+    """The packed messages of one part; None: its record was folded."""
+    part = place.part
+    if place.size <= WHOLE:
+        row = connection.execute("SELECT data FROM rec WHERE cid = ?", (place.cid,)).fetchone()
+        return None if row is None else row[0][part.offset : part.offset + part.length]
+    # Not substr(data): that would load the whole blob first.
+    try:
+        blob = connection.blobopen("rec", "data", place.cid, readonly=True)
+    except sqlite3.OperationalError:
+        if connection.execute("SELECT 1 FROM rec WHERE cid = ?", (place.cid,)).fetchone() is None:
+            return None
+        raise
+    with blob:
+        blob.seek(part.offset)
+        return blob.read(part.length)
+
+
+def read_lane(
+    connection: sqlite3.Connection, lane: int, seq: int, end: int, max_bytes: int, places: list[Place], more: bool
+) -> tuple[list[Batch], int | None]:
+    """The batches of `lane` from `seq` up to `end`, and where to go on if none of what was looked at is still there.
+
+    `places` are the unfolded parts as known when the read was asked for, `more` if there were further ones. A fold
+    that has happened since has moved them to batches, which this snapshot shows, or found them settled.
+    """
+    connection.execute("BEGIN")
+    stop = places[-1].part.base + places[-1].part.count if more else end
+    found: list[Batch] = []
+    row = connection.execute("SELECT max(base) FROM batch WHERE lane = ? AND base <= ?", (lane, seq)).fetchone()
+    size = 0
+    rows = connection.execute(
+        "SELECT id, base, n, length(data) FROM batch WHERE lane = ? AND base >= ? AND base < ? ORDER BY base",
+        (lane, seq if row[0] is None else row[0], stop),
+    )
+    for id, base, count, length in rows:
+        if base + count <= seq:
+            continue
+        if found and size + length > max_bytes:
+            stop = base
+            break
+        data = connection.execute("SELECT data FROM batch WHERE id = ?", (id,)).fetchone()[0]
+        found.append(Batch(lane, base, count, data))
+        size += length
+    rows.close()
+    # Parts lie behind most batches: none of them is read for nothing.
+    for place in places:
+        if place.part.base >= stop:
+            break
+        packed = part_data(connection, place)
+        if packed is not None:
+            found.append(Batch(lane, place.part.base, place.part.count, packed))
+    found.sort(key=lambda batch: batch.base)
+    size = 0
+    for place_in_row, batch in enumerate(found):
+        size += len(batch.data)
+        if place_in_row and size > max_bytes:
+            del found[place_in_row:]
+            break
+    return found, stop if not found and more else None
+
+
+def seek_lane(
+    connection: sqlite3.Connection, lane: int, stamp: int, end: int, place: Place | None, after: int | None
+) -> int:
+    """The first number of `lane` below `end` with this stamp or a later one; else `end`.
+
+    `place` is the last unfolded part that begins before `stamp`, `after` the first number of the one behind it.
+    """
+    connection.execute("BEGIN")
+    first = "SELECT base, t0 FROM batch WHERE lane = ? AND base >= ? ORDER BY base LIMIT 1"
+    lo, hi = 0, end  # batches below lo begin before the stamp, batches from hi on do not
+    while lo < hi:
+        middle = (lo + hi) // 2
+        row = connection.execute(first, (lane, middle)).fetchone()
+        if row is not None and row[0] < hi and row[1] < stamp:
+            lo = row[0] + 1
+        else:
+            hi = middle
+    following = connection.execute(first, (lane, lo)).fetchone()
+    answer = min(end, end if following is None else following[0], end if after is None else after)
+    row = connection.execute(
+        "SELECT base, n, data FROM batch WHERE lane = ? AND base < ? ORDER BY base DESC LIMIT 1", (lane, lo)
+    ).fetchone()
+    if place is not None and (row is None or place.part.base > row[0]):
+        packed = part_data(connection, place)
+        if packed is not None:
+            row = place.part.base, place.part.count, packed
+    if row is not None:
+        stamps = [message.stamp for message in unpack(row[1], row[2])]
+        if stamps[-1] >= stamp:
+            answer = row[0] + bisect_left(stamps, stamp)
+    return answer
+
+
+def fetch(connection: sqlite3.Connection, keeps: list[Keep], folding: Folding) -> None:
+    """Copy what a fold keeps of some records."""
+    connection.execute("BEGIN")
+    cid, row = -1, None
+    for keep in keeps:
+        part = keep.place.part
+        if keep.place.cid != cid:
+            cid = keep.place.cid
+            row = connection.execute("SELECT data FROM rec WHERE cid = ?", (cid,)).fetchone()
+        if row is None:
+            continue  # folded before, by a commit that was taken for failed
+        data = row[0]
+        folding.add(cut(part, keep.first, keep.end, data[part.offset : part.offset + part.length]))
+
+
+def pages(connection: sqlite3.Connection) -> tuple[int, int, int]:
+    """The bytes of a page, the file's pages, and how many of them are free."""
+    numbers = [
+        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "page_count", "freelist_count")
+    ]
+    return numbers[0], numbers[1], numbers[2]

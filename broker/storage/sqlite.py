@@ -1,0 +1,370 @@
+"""The store in one SQLite file.
+
+A commit is one row, its record, whatever number of lanes it touches: one INSERT, one fsync. What it says is applied to
+the ledger in memory afterwards. Records are folded into batches later, along with other commits (`fold`). Three pools
+of one thread each: the writer, the reader for windows and folds, and one for checkpoints, so that none waits for
+another's disk. Nothing is encoded, read or written on the reactor's thread; it gives numbers and keeps the ledger.
+
+The ledger changes only while `_turn` is held and nothing runs on the writer, so the writer may look at it.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Coroutine
+from itertools import islice
+from typing import Any, Final, Literal
+
+from twisted.enterprise.adbapi import ConnectionPool
+from twisted.internet.defer import Deferred, DeferredList, DeferredLock
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from broker.core.store import Batch, Committed, Group, Inventory, IStore, Sizes
+from broker.errors import StoreUnavailable
+from broker.storage import fold, reading, record, writing
+from broker.storage.file import WAL_BYTES, DataFile
+from broker.storage.fold import Folding
+from broker.storage.ledger import Changes, Ledger
+from broker.storage.record import Directory
+from broker.storage.unfolded import Unfolded
+
+#: Seconds a prepared fold waits for a commit to ride in before it makes one of its own.
+IDLE: Final = 0.05
+#: Seconds after a failed fold in which none is tried: the commits come first.
+FOLD_PAUSE: Final = 5.0
+#: Lanes looked at in one slice of freeing: 5 us each.
+FREE_LANES: Final = 1000
+#: What one read returns at most, unless a single batch is larger.
+READ_BYTES: Final = 256 * 1024
+
+
+@implementer(IStore)
+class SQLiteStore:
+    """Messages and marks in the file `path`.
+
+    `sync`: "full" survives the loss of power, "normal" the loss of the process. `connection` is the class of the write
+    connection, `pool` of the pools; tests give their own.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        sync: Literal["full", "normal"] = "full",
+        connection: type[sqlite3.Connection] | None = None,
+        reactor: Any = None,
+        pool: Callable[..., ConnectionPool] = ConnectionPool,
+    ) -> None:
+        if reactor is None:
+            from twisted.internet import reactor
+        self.path = os.path.abspath(path)
+        self._reactor = reactor
+        self._file = DataFile(self.path, sync, connection or sqlite3.Connection, reactor, pool)
+        self._turn = DeferredLock()
+        self._opened = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._ledger = Ledger(track=True)
+        self._unfolded = Unfolded()
+        self._last = 0
+        self._preparing = False
+        self._fold: Folding | None = None
+        self._fold_after = 0.0
+        self._fold_alone: IDelayedCall | None = None
+        self._checkpointing = False
+        self._tasks: set[Deferred[None]] = set()
+
+    # -- the contract
+
+    def open(self) -> Deferred[Inventory]:
+        """See `IStore.open`. `ConfigError`: the file is not ours, or a newer version's."""
+        return Deferred.fromCoroutine(self._open())
+
+    def commit(self, group: Group) -> Deferred[Committed]:
+        """See `IStore.commit`."""
+        return Deferred.fromCoroutine(self._commit(group))
+
+    def read(self, lane: int, seq: int, max_bytes: int) -> Deferred[list[Batch]]:
+        """See `IStore.read`."""
+        return Deferred.fromCoroutine(self._read(lane, seq, min(max_bytes, READ_BYTES)))
+
+    def seek(self, lane: int, stamp: int) -> Deferred[int]:
+        """See `IStore.seek`."""
+        return Deferred.fromCoroutine(self._seek(lane, stamp))
+
+    def trim(self, budget: int) -> Deferred[int]:
+        """See `IStore.trim`."""
+        return Deferred.fromCoroutine(self._trim(budget))
+
+    def measure(self) -> Deferred[Sizes]:
+        """See `IStore.measure`."""
+        return Deferred.fromCoroutine(self._measure())
+
+    def close(self) -> Deferred[None]:
+        """See `IStore.close`. It does nothing if the store is not open."""
+        return Deferred.fromCoroutine(self._close())
+
+    # -- opening and closing
+
+    async def _open(self) -> Inventory:
+        await self._quiet()
+        try:
+            self._file.close()
+            self._reset()
+            try:
+                self._file.open_writer()
+                self._ledger, self._unfolded, self._last, inventory = await self._file.write(writing.start, self.path)
+                self._file.open_readers()
+            except BaseException:
+                self._file.close()  # pools left open would keep the process alive
+                raise
+            self._opened = True
+        finally:
+            self._turn.release()
+        self._log.info(
+            "opened {path}: {destinations} destinations, {records} records to fold",
+            path=self.path,
+            destinations=len(inventory.destinations),
+            records=len(self._unfolded.records),
+        )
+        self._fold_if_due()
+        return inventory
+
+    async def _quiet(self) -> None:
+        """Begin nothing new, let what runs come to its end, and take the turn."""
+        self._opened = False
+        if self._fold_alone is not None:
+            self._fold_alone.cancel()
+            self._fold_alone = None
+        await DeferredList(list(self._tasks))
+        await self._turn.acquire()
+
+    async def _close(self) -> None:
+        if not self._opened:
+            return
+        await self._quiet()
+        try:
+            while self._unfolded.records:
+                folding = await self._prepare(self._unfolded.upto())
+                await self._write_fold(folding)
+            await self._file.write(writing.finish, self._ledger, self._last)
+            await self._file.write(writing.checkpoint, "TRUNCATE")
+            self._log.info("closed {path}", path=self.path)
+        finally:
+            self._file.close()
+            self._turn.release()
+
+    def _check_open(self) -> None:
+        if not self._opened:
+            raise StoreUnavailable("the store is closed")
+
+    # -- committing
+
+    async def _commit(self, group: Group) -> Committed:
+        await self._turn.acquire()
+        try:
+            self._check_open()
+            bases = self._ledger.allot(group)
+            if group.parts or group.settled or group.jumps or group.reserved or group.failures or group.definitions:
+                await self._commit_numbered(group, bases)
+        finally:
+            self._turn.release()
+        return Committed(bases)
+
+    async def _commit_numbered(self, group: Group, bases: dict[int, int]) -> None:
+        folding, self._fold = self._fold, None
+        try:
+            directory, size, length = await self._record(group, bases, folding)
+        except StoreUnavailable:
+            if folding is None:
+                raise
+            # It may be the fold that finds no room. Its records stay as they are.
+            folding, self._fold_after = None, self._reactor.seconds() + FOLD_PAUSE
+            directory, size, length = await self._record(group, bases, None)
+        self._last += 1
+        if folding is not None:
+            self._folded(folding)
+        self._ledger.apply(directory)
+        self._unfolded.add(self._last, size, size + length, directory)
+        self._fold_if_due()
+        self._watch_wal()
+
+    async def _record(self, group: Group, bases: dict[int, int], folding: Folding | None) -> tuple[Directory, int, int]:
+        ledger, cid = self._ledger, self._last + 1
+        before = ledger.before(group)
+        try:
+            return await self._file.write(writing.write_group, group, cid, bases, before, ledger, folding)
+        except StoreUnavailable:
+            # An error that comes after the commit was done must not make the next one use its number again.
+            found = await self._find(cid)
+            if found is None:
+                raise
+            directory, size = found
+            return record.decode(directory), size, len(directory)
+
+    async def _find(self, cid: int) -> tuple[bytes, int] | None:
+        """After an error: what is stored of record `cid`; None: nothing, or the file cannot be read either."""
+        try:
+            return await self._file.write(writing.find, cid)
+        except StoreUnavailable:
+            return None
+
+    # -- folding
+
+    def _fold_if_due(self) -> None:
+        ready = self._preparing or self._fold is not None or self._reactor.seconds() < self._fold_after
+        if self._unfolded.due and not ready:
+            self._start(self._fold_ahead())
+
+    async def _fold_ahead(self) -> None:
+        """Prepare a fold, and have it ride in the next commit, or in its own if there is none."""
+        self._preparing = True
+        try:
+            self._fold = await self._prepare(self._unfolded.upto())
+        except StoreUnavailable as error:
+            self._fold_after = self._reactor.seconds() + FOLD_PAUSE
+            self._log.warn("cannot prepare a fold: {reason}", reason=error.reason)
+        finally:
+            self._preparing = False
+        if self._opened and self._fold is not None:
+            self._fold_alone = self._reactor.callLater(IDLE, self._start_alone)
+
+    def _start_alone(self) -> None:
+        self._fold_alone = None
+        self._start(self._commit_fold())
+
+    async def _prepare(self, upto: int) -> Folding:
+        keeps = fold.plan(self._ledger, self._unfolded, upto)
+        folding = Folding(upto)
+        for some in fold.slices(keeps):
+            await self._file.read(reading.fetch, some, folding)
+        folding.finish()
+        return folding
+
+    async def _commit_fold(self) -> None:
+        await self._turn.acquire()
+        try:
+            folding, self._fold = self._fold, None
+            if folding is not None and self._opened:
+                await self._write_fold(folding)
+                self._watch_wal()
+        except StoreUnavailable:
+            self._fold_after = self._reactor.seconds() + FOLD_PAUSE
+        finally:
+            self._turn.release()
+        self._fold_if_due()
+
+    async def _write_fold(self, folding: Folding) -> None:
+        """Commit a fold by itself."""
+        try:
+            await self._file.write(writing.write_fold, folding, self._ledger, self._last)
+        except StoreUnavailable:
+            if await self._file.write(writing.find, folding.upto) is not None:
+                raise
+        self._folded(folding)
+
+    def _folded(self, folding: Folding) -> None:
+        self._unfolded.forget(folding.upto)
+        self._ledger.changes = Changes()
+        # What was settled since the preparation is in batches now, and may be freed.
+        self._ledger.moved.update(row.lane for row in folding.rows if row.lane in self._ledger.lanes)
+        self._log.debug("folded to {batches} batches", batches=len(folding.rows))
+
+    # -- reading
+
+    async def _read(self, lane: int, seq: int, max_bytes: int) -> list[Batch]:
+        while True:
+            self._check_open()
+            known = self._ledger.lanes.get(lane)
+            if known is None:
+                return []
+            places, more = self._unfolded.from_number(lane, seq, max_bytes)
+            found, on = await self._file.read(reading.read_lane, lane, seq, known.next, max_bytes, places, more)
+            if on is None:
+                return found
+            seq = on  # folded meanwhile, and nothing of it was still wanted
+
+    async def _seek(self, lane: int, stamp: int) -> int:
+        self._check_open()
+        known = self._ledger.lanes.get(lane)
+        if known is None:
+            return 0
+        around = self._unfolded.around(lane, stamp)
+        return await self._file.read(reading.seek_lane, lane, stamp, known.next, *around)
+
+    # -- freeing, measuring
+
+    async def _trim(self, budget: int) -> int:
+        freed = 0
+        while not freed:
+            await self._turn.acquire()
+            try:
+                self._check_open()
+                lanes = self._freeable()
+                if not lanes:
+                    break
+                freed, done = await self._file.write(writing.free, lanes, budget)
+                self._freed(lanes[:done])
+                self._watch_wal()
+            finally:
+                self._turn.release()
+        return freed
+
+    def _freeable(self) -> list[tuple[int, int | None]]:
+        ledger = self._ledger
+        lanes: list[tuple[int, int | None]] = [(id, None) for id in islice(ledger.gone, FREE_LANES)]
+        moved = islice(ledger.moved, FREE_LANES - len(lanes))
+        return lanes + [(id, ledger.floor(ledger.lanes[id])) for id in moved]
+
+    def _freed(self, lanes: list[tuple[int, int | None]]) -> None:
+        ledger = self._ledger
+        for id, floor in lanes:
+            if floor is None:
+                ledger.gone.discard(id)
+            else:
+                ledger.moved.discard(id)
+                ledger.lanes[id].low = max(ledger.lanes[id].low, floor)
+            if ledger.changes is not None:
+                ledger.changes.lanes.add(id)
+
+    async def _measure(self) -> Sizes:
+        self._check_open()
+        page, pages, free = await self._file.read(reading.pages)
+        return Sizes(
+            page * pages, self._file.wal_size(), page * free, len(self._unfolded.records), self._unfolded.bytes
+        )
+
+    # -- beside the commits
+
+    def _watch_wal(self) -> None:
+        if not self._checkpointing and self._file.wal_is_long():
+            self._checkpointing = True
+            self._start(self._checkpoint())
+
+    async def _checkpoint(self) -> None:
+        """Keep the write-ahead log short without a commit waiting for it, as long as that is possible."""
+        try:
+            await self._file.checkpoint()
+            if self._file.wal_size() > 4 * WAL_BYTES and self._opened:
+                # It grew as fast as it was copied. The rest is little; after it the log begins anew.
+                await self._turn.run(self._file.finish_checkpoint)
+        except StoreUnavailable as error:
+            self._log.warn("cannot make a checkpoint: {reason}", reason=error.reason)
+        finally:
+            self._checkpointing = False
+
+    def _start(self, work: Coroutine[Deferred[Any], Any, None]) -> None:
+        """Let `work` run beside everything else. Nobody waits for it but `close`."""
+        task = Deferred.fromCoroutine(work)
+        self._tasks.add(task)
+        _ = task.addErrback(self._failed).addBoth(lambda _: self._tasks.discard(task))
+
+    def _failed(self, failure: Failure) -> None:
+        self._log.failure("while working beside the commits", failure)

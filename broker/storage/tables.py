@@ -1,0 +1,185 @@
+"""The tables beside records and batches: the ledger as of a checkpoint, written by folds and read at start-up."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+import msgspec
+
+from broker.core.bits import CHUNK
+from broker.core.destination import Kind
+from broker.core.policy import BindingPolicy
+from broker.core.store import BindingState, DefineBinding, DefineDestination, Failure
+from broker.storage import record
+from broker.storage.ledger import ID_SORTS, Changes, Lane, Ledger, Reader
+from broker.storage.record import Row
+from broker.storage.settled import Settled
+from broker.storage.unfolded import Unfolded
+
+_INSERT_BATCH: Final = (
+    "INSERT INTO batch (lane, base, n, before, next_expiry, max_expiry, t0, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_pack_marks = msgspec.msgpack.Encoder().encode
+_unpack_marks = msgspec.msgpack.Decoder(dict[int, int]).decode
+
+
+def insert_batches(connection: sqlite3.Connection, rows: list[Row]) -> None:
+    """Write batches."""
+    connection.executemany(
+        _INSERT_BATCH,
+        ((x.lane, x.base, x.count, x.before, x.next_expiry, x.max_expiry, x.t0, x.data) for x in rows),
+    )
+
+
+def write_checkpoint(connection: sqlite3.Connection, ledger: Ledger, changes: Changes, checkpoint: int) -> None:
+    """Bring the tables to the ledger's state: that after record `checkpoint`. Deletions first: names may be reused."""
+    many = connection.executemany
+
+    def gone(ids: set[int], kept: dict[int, object]) -> list[tuple[int]]:
+        return [(id,) for id in sorted(ids) if id not in kept]
+
+    readers = gone(changes.readers, ledger.readers)  # type: ignore[arg-type]
+    many("DELETE FROM reader WHERE id = ?", readers)
+    many("DELETE FROM bits WHERE reader = ?", readers)
+    many("DELETE FROM exc WHERE reader = ?", readers)
+    many("DELETE FROM binding WHERE id = ?", gone(changes.bindings, ledger.bindings))  # type: ignore[arg-type]
+    lanes = gone(changes.lanes, ledger.lanes)  # type: ignore[arg-type]
+    many("DELETE FROM lane WHERE id = ?", lanes)
+    many("INSERT INTO lane VALUES (?, NULL, 0, 0, 0, 0, 0)", [lane for lane in lanes if lane[0] in ledger.gone])
+    many("DELETE FROM destination WHERE id = ?", gone(changes.destinations, ledger.destinations))  # type: ignore[arg-type]
+
+    many(
+        "INSERT OR REPLACE INTO destination VALUES (?, ?, ?)",
+        [
+            (id, ledger.destinations[id].kind.value, ledger.destinations[id].name)
+            for id in sorted(changes.destinations)
+            if id in ledger.destinations
+        ],
+    )
+    many(
+        "INSERT INTO lane VALUES (?, ?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT (id) DO UPDATE SET next = excluded.next, low = excluded.low, bytes = excluded.bytes",
+        [
+            (x.id, x.destination, x.priority, x.run, x.next, x.low, x.bytes)
+            for x in map(ledger.lanes.get, sorted(changes.lanes))
+            if x is not None
+        ],
+    )
+    many(
+        "INSERT INTO reader VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT (id) DO UPDATE SET cursor = excluded.cursor, reserved = excluded.reserved",
+        [
+            (x.id, x.queue, x.lane, x.settled.cursor, x.reserved)
+            for x in map(ledger.readers.get, sorted(changes.readers))
+            if x is not None
+        ],
+    )
+    _write_bits(connection, ledger, changes)
+    _write_failures(connection, ledger, changes)
+    many(
+        "INSERT OR REPLACE INTO binding VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [_binding_row(ledger.bindings[id]) for id in sorted(changes.bindings) if id in ledger.bindings],
+    )
+    many(
+        "UPDATE meta SET value = ? WHERE key = ?",
+        [
+            (ledger.last_stamp, "last_stamp"),
+            (checkpoint, "checkpoint"),
+            *((ledger.last_ids[sort], f"last_{sort}") for sort in ID_SORTS),
+        ],
+    )
+
+
+def _write_bits(connection: sqlite3.Connection, ledger: Ledger, changes: Changes) -> None:
+    stored, dropped = [], []
+    for id, chunk in sorted(changes.chunks):
+        reader = ledger.readers.get(id)
+        if reader is not None:
+            bits = reader.settled.chunk(chunk)
+            if bits:
+                stored.append((id, chunk, bits.to_bytes(CHUNK // 8, "little")))
+            else:
+                dropped.append((id, chunk))
+    connection.executemany("DELETE FROM bits WHERE reader = ? AND chunk = ?", dropped)
+    connection.executemany("INSERT OR REPLACE INTO bits VALUES (?, ?, ?)", stored)
+
+
+def _write_failures(connection: sqlite3.Connection, ledger: Ledger, changes: Changes) -> None:
+    stored, dropped = [], []
+    for id, seq in sorted(changes.failures):
+        reader = ledger.readers.get(id)
+        if reader is not None:
+            failure = (reader.failures or {}).get(seq)
+            if failure is not None:
+                stored.append((id, seq, failure.attempts, failure.due, failure.reason))
+            else:
+                dropped.append((id, seq))
+    connection.executemany("DELETE FROM exc WHERE reader = ? AND seq = ?", dropped)
+    connection.executemany(
+        "INSERT OR REPLACE INTO exc (reader, seq, attempts, due, reason) VALUES (?, ?, ?, ?, ?)", stored
+    )
+
+
+def _binding_row(binding: BindingState) -> tuple[object, ...]:
+    define, until = binding.define, binding.until
+    policy = define.policy
+    return (
+        define.id,
+        define.queue,
+        define.source,
+        _pack_marks(define.start),
+        None if until is None else _pack_marks(until),
+        policy.priority,
+        policy.lease,
+        policy.ttl,
+        policy.max_attempts,
+        define.filter_name,
+        define.filter_text,
+        int(define.follows),
+    )
+
+
+def load(connection: sqlite3.Connection) -> tuple[Ledger, Unfolded, int]:
+    """The ledger and the index of the records, and the last record's number. Reads no message."""
+    ledger, unfolded = Ledger(track=True), Unfolded()
+    meta = dict(connection.execute("SELECT key, value FROM meta"))
+    ledger.last_stamp = meta["last_stamp"]
+    ledger.last_ids = {sort: meta[f"last_{sort}"] for sort in ID_SORTS}
+    for id, kind, name in connection.execute("SELECT id, kind, name FROM destination ORDER BY id"):
+        ledger.destinations[id] = DefineDestination(id, Kind(kind), name)
+    for id, destination, *rest in connection.execute(
+        "SELECT id, destination, priority, run, next, low, bytes FROM lane ORDER BY id"
+    ):
+        if destination is None:
+            ledger.gone.add(id)
+        else:
+            ledger.add_lane(Lane(id, destination, *rest))
+    for id, queue, lane, cursor, reserved in connection.execute(
+        "SELECT id, queue, lane, cursor, reserved FROM reader ORDER BY id"
+    ):
+        ledger.add_reader(Reader(id, queue, lane, Settled(cursor), reserved))
+    for id, chunk, bits in connection.execute("SELECT reader, chunk, bits FROM bits"):
+        ledger.readers[id].settled.load(chunk, int.from_bytes(bits, "little"))
+    for id, seq, attempts, due, reason in connection.execute("SELECT reader, seq, attempts, due, reason FROM exc"):
+        reader = ledger.readers[id]
+        if reader.failures is None:
+            reader.failures = {}
+        reader.failures[seq] = Failure(attempts, due, reason)
+    for row in connection.execute("SELECT * FROM binding ORDER BY id"):
+        id, queue, source, start, until, *policy, filter_name, filter_text, follows = row
+        define = DefineBinding(
+            id, queue, source, _unpack_marks(start), BindingPolicy(*policy), filter_name, filter_text, bool(follows)
+        )
+        ledger.add_binding(BindingState(define, None if until is None else _unpack_marks(until)))
+    ledger.changes = Changes()
+    last = meta["checkpoint"]
+    for cid, directory, size in connection.execute("SELECT cid, dir, length(data) FROM rec ORDER BY cid"):
+        said = record.decode(directory)
+        if cid > meta["checkpoint"]:
+            ledger.apply(said)
+        unfolded.add(cid, size, size + len(directory), said)
+        last = max(last, cid)
+    # What was to be freed is not written down: look once at every lane that ever held something.
+    ledger.moved.update(lane.id for lane in ledger.lanes.values() if lane.next)
+    return ledger, unfolded, last

@@ -1,0 +1,114 @@
+"""Writing: what runs on the write connection, each call one transaction, committed by its pool."""
+
+from __future__ import annotations
+
+import gc
+import sqlite3
+
+from broker.core.store import Group, Inventory
+from broker.storage import migrate, record
+from broker.storage.fold import Folding
+from broker.storage.ledger import Changes, Ledger
+from broker.storage.record import Directory
+from broker.storage.tables import insert_batches, load, write_checkpoint
+from broker.storage.unfolded import Unfolded
+
+
+def start(connection: sqlite3.Connection, path: str) -> tuple[Ledger, Unfolded, int, Inventory]:
+    """Take the file into use: make or upgrade it, read what is in it, and count this start as not yet clean."""
+    migrate.upgrade(connection, path)
+    collecting = gc.isenabled()
+    gc.disable()  # 100,000 queues are half a million objects, none of them garbage: it would double the time
+    try:
+        ledger, unfolded, last = load(connection)
+        unclean = connection.execute("SELECT value FROM meta WHERE key = 'unclean_starts'").fetchone()[0]
+        inventory = ledger.inventory(unclean)
+    finally:
+        if collecting:
+            gc.enable()
+    connection.execute("UPDATE meta SET value = ? WHERE key = 'unclean_starts'", (unclean + 1,))
+    return ledger, unfolded, last, inventory
+
+
+def write_group(
+    connection: sqlite3.Connection,
+    group: Group,
+    cid: int,
+    bases: dict[int, int],
+    before: dict[int, int],
+    ledger: Ledger,
+    folding: Folding | None,
+) -> tuple[Directory, int, int]:
+    """Write a group as record `cid`; its directory, and the bytes of its data and of its directory."""
+    written = record.build(group, bases, before)
+    directory = record.encode(written.directory)
+    if folding is not None:
+        write_fold(connection, folding, ledger, cid - 1)
+    if written.rows:
+        insert_batches(connection, written.rows)
+    connection.execute("INSERT INTO rec (cid, dir, data) VALUES (?, ?, ?)", (cid, directory, written.data))
+    return written.directory, len(written.data), len(directory)
+
+
+def write_fold(connection: sqlite3.Connection, folding: Folding, ledger: Ledger, last: int) -> None:
+    """Put a fold's batches in the place of its records. `ledger` is the state after record `last`."""
+    insert_batches(connection, [row for row in folding.rows if row.lane in ledger.lanes])
+    connection.execute("DELETE FROM rec WHERE cid <= ?", (folding.upto,))
+    if ledger.changes is not None:
+        write_checkpoint(connection, ledger, ledger.changes, last)
+
+
+def finish(connection: sqlite3.Connection, ledger: Ledger, last: int) -> None:
+    """Before a clean close: the tables say everything, and this start was a clean one."""
+    write_checkpoint(connection, ledger, ledger.changes or Changes(), last)
+    connection.execute("UPDATE meta SET value = 0 WHERE key = 'unclean_starts'")
+
+
+def free(connection: sqlite3.Connection, lanes: list[tuple[int, int | None]], budget: int) -> tuple[int, int]:
+    """Free batches wholly below each lane's mark (all of them: None), about `budget` bytes.
+
+    Returns the bytes freed, and with how many of the lanes it is done.
+    """
+    freed = 0
+    for done, (lane, floor) in enumerate(lanes):
+        # length() does not load the blob; substr() would.
+        rows = connection.execute(
+            "SELECT base, length(data) FROM batch WHERE lane = ? AND base < ? AND base + n <= ? ORDER BY base",
+            (lane, 1 << 62 if floor is None else floor, 1 << 62 if floor is None else floor),
+        )
+        last = None
+        for base, length in rows:
+            if freed >= budget:
+                break
+            last = base
+            freed += length
+        else:
+            if floor is None:
+                connection.execute("DELETE FROM lane WHERE id = ? AND destination IS NULL", (lane,))
+        rows.close()
+        if last is not None:
+            connection.execute("DELETE FROM batch WHERE lane = ? AND base <= ?", (lane, last))
+        if freed >= budget:
+            return freed, done  # perhaps there is more in this one: it is looked at again
+    return freed, len(lanes)
+
+
+def find(connection: sqlite3.Connection, cid: int) -> tuple[bytes, int] | None:
+    """Record `cid`'s directory and the size of its data, if it is there."""
+    row = connection.execute("SELECT dir, length(data) FROM rec WHERE cid = ?", (cid,)).fetchone()
+    return None if row is None else (row[0], row[1])
+
+
+def mend(connection: sqlite3.Connection) -> None:
+    """After an error: make the connection usable again, by a new one if need be."""
+    try:
+        if connection.in_transaction:
+            connection.rollback()
+        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except sqlite3.Error:
+        connection.reconnect()  # type: ignore[attr-defined]
+
+
+def checkpoint(connection: sqlite3.Connection, mode: str) -> None:
+    """Copy the write-ahead log into the file; PASSIVE waits for nobody, TRUNCATE leaves the log empty."""
+    connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
