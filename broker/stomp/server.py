@@ -305,7 +305,9 @@ class StompProtocol(Protocol):
             self._session.end()
         self._outbox.close()
         transport = self.transport
-        if self._read_lost or not hasattr(transport, "loseWriteConnection"):
+        # TLS cannot close one half, and hands the attribute of the socket below it through: ask the class. Its own way
+        # of closing waits for the peer's answer, and so lingers by itself.
+        if self._read_lost or not hasattr(type(transport), "loseWriteConnection"):
             transport.loseConnection()
             return
         transport.resumeProducing()  # somebody may have held it

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from twisted.internet.protocol import connectionDone
+from twisted.internet.testing import StringTransport
+
 from broker.core.message import Message
 from broker.core.policy import Policy
 from tests.stomp.support import Client, FrontTest, bodies, receipts
@@ -259,6 +262,16 @@ class ClosingTest(FrontTest):
         client = self.error()
         client.protocol.readConnectionLost()
         self.assertTrue(client.transport.disconnecting)
+
+    def test_a_transport_that_has_no_halves_is_closed(self) -> None:
+        transport = StringTransport()
+        protocol = self.factory.buildProtocol(None)
+        protocol.makeConnection(transport)
+        protocol.dataReceived(b"HELLO\n\n\0")
+        self.assertTrue(transport.value().startswith(b"ERROR\nmessage:not connected\n"))
+        self.assertTrue(transport.disconnecting)
+        protocol.connectionLost(connectionDone)
+        self.assertFalse(self.clock.getDelayedCalls())
 
     def test_it_ends_after_two_seconds(self) -> None:
         client = self.error()
