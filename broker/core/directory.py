@@ -54,6 +54,7 @@ class Directory:
         self._budget = budget
         self._ids = {"destination": 0, "lane": 0, "reader": 0, "binding": 0}
         self._pending: list[Definition | Callable[[], list[Definition]]] = []
+        self._ending: list[Callable[[dict[int, int]], list[Definition]]] = []
 
     # -- finding and making
 
@@ -100,8 +101,8 @@ class Directory:
         log.bound[queue] = queue.bindings[source] = binding
 
         def begin() -> list[Definition]:
-            if log.bound.get(queue) is not binding:
-                return []
+            if self.queues.get(queue.name) is not queue:
+                return []  # deleted meanwhile
             start = {}
             for lane in log.lanes.values():
                 reader = next((r for r in lane.readers if r.queue is queue), None) or self._read(queue, lane)
@@ -113,23 +114,28 @@ class Directory:
         return True
 
     def unbind(self, queue: Queue, source: Destination) -> bool:
-        """`queue` reads nothing more of `source` from the next commit on; False if it did not."""
+        """`queue` reads nothing more of `source` after the next commit; False if it did not.
+
+        What was published before this call, and rides in that commit, it still gets.
+        """
         binding = queue.bindings.pop(source, None)
         if binding is None:
             return False
         log = self.log(source)
         del log.bound[queue]
 
-        def end() -> list[Definition]:
+        def end(ends: dict[int, int]) -> list[Definition]:
+            if queue in log.bound or self.queues.get(queue.name) is not queue:
+                return []  # bound again, or deleted, before this was committed
             until = {}
             for lane in log.lanes.values():
                 for reader in lane.readers:
-                    if reader.queue is queue and queue not in log.bound:
-                        reader.terms.end(lane.next)
-                        until[lane.id] = lane.next
+                    if reader.queue is queue:
+                        until[lane.id] = ends.get(lane.id, lane.next)
+                        reader.terms.end(until[lane.id])
             return [EndBinding(binding.id, until)]
 
-        self._pending.append(end)
+        self._ending.append(end)
         return True
 
     def drop(self, queue: Queue) -> None:
@@ -163,7 +169,7 @@ class Directory:
     @property
     def pending(self) -> bool:
         """True while there is something to define."""
-        return bool(self._pending)
+        return bool(self._pending or self._ending)
 
     def take_definitions(self) -> list[Definition]:
         """What the group that closes now defines; numbers of lanes are those before the group's own messages."""
@@ -178,6 +184,11 @@ class Directory:
             else:
                 taken.append(entry)
         return taken
+
+    def take_ends(self, ends: dict[int, int]) -> list[Definition]:
+        """What the group that closes now ends; `ends` are its lanes' numbers after its own messages."""
+        ending, self._ending = self._ending, []
+        return [definition for end in ending for definition in end(ends)]
 
     def put_back(self, definitions: list[Definition]) -> None:
         """The group was not committed: they ride in the next one."""

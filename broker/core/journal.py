@@ -248,8 +248,10 @@ class Journal:
                 group.settled.setdefault(delivery.reader.id, []).append((delivery.seq, delivery.seq + 1))
             for delivery, failure in unit.nacks:
                 group.failures[delivery.reader.id, delivery.seq] = failure
+        ends = {lane.id: lane.next + len(group.parts[lane.id]) for lane in sizes}
         for lane in sizes:
-            self._read_by(lane, lane.next + len(group.parts[lane.id]), sealed)
+            self._read_by(lane, ends[lane.id], sealed)
+        group.definitions += self._directory.take_ends(ends)
         for reader_id, ranges in sealed.unseen.items():
             group.settled.setdefault(reader_id, []).extend(ranges)
         sealed.lanes = list(sizes.items())

@@ -223,6 +223,17 @@ class BrokerMachine(RuleBasedStateMachine):
                 sent.forgone = True
         _ = start(self.broker.purge(name)).addErrback(lambda _: None)
 
+    @rule(name=_queues)
+    def delete(self, name: str) -> None:
+        for sent in self.sent:
+            if sent.queue == name:
+                sent.forgone = True
+        _ = start(self.broker.delete(name)).addErrback(lambda _: None)
+
+    @rule(name=_queues)
+    def unbind(self, name: str) -> None:
+        _ = start(self.broker.unbind(name, topic(f"t-{name}"))).addErrback(lambda _: None)
+
     # -- the store
 
     @precondition(lambda self: self.bench.memory.held is not None)
@@ -323,4 +334,4 @@ class BrokerMachine(RuleBasedStateMachine):
 
 
 TestBroker = BrokerMachine.TestCase
-TestBroker.settings = settings(max_examples=500, stateful_step_count=40, deadline=None)
+TestBroker.settings = settings(max_examples=400, stateful_step_count=40, deadline=None)
