@@ -21,6 +21,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import (
     IAddress,
     IListeningPort,
+    ILoggingContext,
     IProtocol,
     IProtocolFactory,
     IReactorSocket,
@@ -178,7 +179,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-@implementer(IProtocolFactory)
+@implementer(IProtocolFactory, ILoggingContext)
 class Connections:
     """The connections of one listener, whichever front's: how many are open, and the means to cut them."""
 

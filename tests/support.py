@@ -11,20 +11,18 @@ import sysconfig
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import attrs
-import msgspec
 import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent
 from twisted.python.failure import Failure
 
-from broker.config import Config
-from broker.core.broker import Broker
-from broker.core.store import IStore
-from broker.service import BrokerService, IBrokerReactor, build
-from broker.storage.memory import MemoryStore
+if TYPE_CHECKING:
+    from broker.core.broker import Broker
+    from broker.core.store import IStore
+    from broker.service import BrokerService
 
 AsyncTest = Callable[..., Coroutine[Deferred[Any], Any, None]]
 
@@ -63,8 +61,6 @@ def flush_logged_errors(*types: type[BaseException]) -> list[Failure]:
 
 #: The script that twistd is, in the environment of the tests.
 TWISTD = Path(sysconfig.get_path("scripts")) / "twistd"
-#: Every front on a free port.
-FREE = Config(memcache=["0"], stomp=["0"], http=["0"])
 
 
 @attrs.frozen
@@ -90,9 +86,14 @@ class Served:
 @contextlib.asynccontextmanager
 async def serving(store: IStore | None = None, **settings: Any) -> AsyncIterator[Served]:
     """A broker with all three fronts on 127.0.0.1, stopped in the end; `settings` are fields of `Config`."""
+    # Only here: conftest.py imports this file, and a test of one room needs nothing of the others.
     from twisted.internet import reactor
 
-    config = msgspec.structs.replace(FREE, **settings)
+    from broker.config import Config
+    from broker.service import IBrokerReactor, build
+    from broker.storage.memory import MemoryStore
+
+    config = Config(**{"memcache": ["0"], "stomp": ["0"], "http": ["0"], **settings})
     asked = cast(IBrokerReactor, reactor)
     service = build(config, reactor=asked, store=store or MemoryStore(), tell=lambda line: None)
     ports = {front.name: int(front.way.name.rpartition(":")[2]) for front in service.fronts}
@@ -145,8 +146,10 @@ class Twistd:
         return {name: int(port) for name, port in re.findall(r"^broker: (\w+) on .*:(\d+)$", self.said, re.MULTILINE)}
 
     def wait(self) -> int:
-        """Wait for its end; the exit status. The rest of what it says is added to `said`."""
-        self.said += self.process.communicate(timeout=self.PATIENCE)[0]
+        """Wait for its end; the exit status. The rest of what it says is added to `said`. May be called again."""
+        assert self.process.stdout is not None
+        if not self.process.stdout.closed:
+            self.said += self.process.communicate(timeout=self.PATIENCE)[0]
         return self.process.returncode
 
     def kill(self) -> None:
@@ -158,6 +161,4 @@ class Twistd:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.communicate()
+        self.kill()

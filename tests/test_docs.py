@@ -2,7 +2,8 @@
 
 A ``console`` block is a shell session: lines that begin with ``$`` are run one after the other, in one folder, and what
 each prints must be what stands below it, where ``...`` is anything. A ``python`` block is a program, and what it prints
-is the comment behind each ``print``. The default ports stand for those of the broker under test.
+is the comment behind each ``print``. A ``sh`` block is a script of which no command may fail. The default ports stand
+for those of the broker under test.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ PORTS = {"memcache": "22122", "STOMP": "61613", "HTTP": "8989"}
 
 Block = tuple[str, str]
 
-_fenced = re.compile(r"^```(console|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-_directive = re.compile(r"^\.\. code-block:: (console|python)\n\n((?:   .*\n|\n)+)", re.MULTILINE)
+_fenced = re.compile(r"^```(console|python|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_directive = re.compile(r"^\.\. code-block:: (console|python|sh)\n\n((?:   .*\n|\n)+)", re.MULTILINE)
 
 #: What nc does, where there is none: standard input to the server, and what comes back until the server closes.
 NC = """#!{python}
@@ -82,8 +83,10 @@ class Reader:
         self._twistd = Twistd(self._data)
         self._ports = self._twistd.ports()
 
-    def end(self) -> None:
+    def end(self) -> str:
+        """Stop the broker; what it said."""
         self._twistd.kill()
+        return self._twistd.said
 
     def _mine(self, text: str) -> str:
         for name, port in PORTS.items():
@@ -108,6 +111,10 @@ class Reader:
             expected = "\n".join(re.findall(r"print\(.*\)  # (.*)$", body, re.MULTILINE))
             assert self._run(sys.executable, "-c", self._mine(body)) == expected
             return
+        if kind == "sh":
+            self._run("sh", "-e", "-c", self._variables + self._mine(body))
+            self._variables += "".join(re.findall(r"^\w+=\S+\n", self._mine(body), re.MULTILINE))
+            return
         for command, expected in steps(body):
             if command == RESTART:
                 self._twistd.kill()
@@ -128,6 +135,7 @@ def test_the_examples_do_what_they_say(page: Path, tmp_path: Path) -> None:
     try:
         for kind, body in blocks(page):
             reader.follow(kind, body)
+        assert "Traceback" not in reader.end()
     finally:
         reader.end()
 

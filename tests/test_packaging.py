@@ -122,6 +122,22 @@ def test_the_plugin_imports_nothing_of_the_broker(tmp_path: Path) -> None:
     assert run(sys.executable, "-c", loaded, cwd=tmp_path) == "[]\n"
 
 
+@pytest.mark.parametrize("script", ["test", "server"])
+def test_without_venv_the_scripts_name_the_command_that_mends_it(script: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "script", tmp_path / "script")
+    for name in ("setup.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    python = tmp_path / "python3"  # one that has neither venv nor ensurepip
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    done = subprocess.run(
+        [tmp_path / "script" / script], env={**os.environ, "PYTHON": str(python)}, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"{script}: Python's venv is missing; this mends it: apt-get install -y python3-venv\n"
+    assert not (tmp_path / ".venv").exists()
+
+
 def test_tox_runs_the_commands_of_the_test_script() -> None:
     tox = configparser.ConfigParser()
     tox.read(ROOT / "tox.ini")
