@@ -66,7 +66,7 @@ class MemoryStore:
 
     def read(self, lane: int, seq: int, max_bytes: int) -> Deferred[list[Batch]]:
         """See `IStore.read`."""
-        batches = self._batches.get(lane, [])
+        batches = self._batches.get(lane, []) if lane in self._ledger.lanes else []
         place = max(bisect_right(batches, seq, key=_base) - 1, 0)
         if place < len(batches) and batches[place].base + batches[place].count <= seq:
             place += 1
@@ -80,7 +80,7 @@ class MemoryStore:
 
     def seek(self, lane: int, stamp: int) -> Deferred[int]:
         """See `IStore.seek`."""
-        batches = self._batches.get(lane, [])
+        batches = self._batches.get(lane, []) if lane in self._ledger.lanes else []
         place = bisect_left(batches, stamp, key=lambda batch: unpack(batch.count, batch.data)[0].stamp)
         if place:
             batch = batches[place - 1]

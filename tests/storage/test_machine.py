@@ -1,0 +1,270 @@
+"""SQLite against the store in memory: the same groups, folds, frees, failures and restarts leave the same."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from broker.core.destination import Kind
+from broker.core.message import Message
+from broker.core.store import (
+    DefineBinding,
+    DefineDestination,
+    DefineLane,
+    DefineReader,
+    Definition,
+    DropQueue,
+    EndBinding,
+    Failure,
+    Group,
+    Inventory,
+)
+from broker.errors import StoreUnavailable
+from broker.storage import fold, reading, record, unfolded
+from broker.storage.memory import MemoryStore
+from broker.storage.settled import Settled
+from tests.storage.support import FailingConnection, failing_connection, inline_store, result, stored
+
+#: Small limits, so that a few messages meet every one of them.
+LIMITS = [
+    (record, "INLINE", 300),
+    (record, "BATCH_BYTES", 500),
+    (record, "BATCH_COUNT", 6),
+    (fold, "BATCH_BYTES", 500),
+    (fold, "BATCH_COUNT", 6),
+    (fold, "READ_BYTES", 200),
+    (reading, "WHOLE", 100),
+    (unfolded, "FOLD_BYTES", 1500),
+    (unfolded, "FOLD_PARTS", 8),
+    (unfolded, "FOLD_RECORDS", 5),
+]
+
+
+class Stores(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        for module, name, value in LIMITS:
+            self.patch.setattr(module, name, value)
+        self.folder = Path(tempfile.mkdtemp())
+        self.connection: type[FailingConnection] = failing_connection()
+        self.path = self.folder / "0.sqlite"
+        self.copies = 0
+        self.sqlite = inline_store(self.path, connection=self.connection)
+        self.memory = MemoryStore()
+        self.stamp = 0
+        self.id = 0
+        #: Every message ever committed, by lane and number.
+        self.said: dict[int, dict[int, Message]] = {}
+        self.pending: list[Definition] = []
+
+    def teardown(self) -> None:
+        self.connection.before = self.connection.after = None
+        result(self.sqlite.close())
+        shutil.rmtree(self.folder)
+        self.patch.undo()
+
+    # -- what is there
+
+    @property
+    def known(self) -> Inventory:
+        return self.memory._ledger.inventory(0)
+
+    def new(self) -> int:
+        self.id += 1
+        return self.id
+
+    @initialize()
+    def begin(self) -> None:
+        result(self.memory.open())
+        result(self.sqlite.open())
+        self.queue(0)
+
+    def commit(self, group: Group) -> None:
+        group.definitions, self.pending = self.pending, []
+        group.last_stamp = self.stamp
+        bases = result(self.memory.commit(group)).bases
+        assert result(self.sqlite.commit(group)).bases == bases
+        self.keep(group, bases)
+
+    def keep(self, group: Group, bases: dict[int, int]) -> None:
+        for lane, messages in group.parts.items():
+            self.said.setdefault(lane, {}).update(enumerate(messages, bases[lane]))
+
+    def group(self, data: st.DataObject) -> Group:
+        inventory = self.known
+        group = Group()
+        lanes = [lane.id for lane in inventory.lanes]
+        for lane in data.draw(st.lists(st.sampled_from(lanes), max_size=3, unique=True)) if lanes else []:
+            messages = []
+            for size in data.draw(st.lists(st.sampled_from([0, 0, 5, 60, 600]), min_size=1, max_size=8)):
+                self.stamp += data.draw(st.integers(1, 3))
+                expires = data.draw(st.sampled_from([0, 0, 7, 9]))
+                messages.append(Message(stamp=self.stamp, body=bytes(size), expires=expires))
+            group.parts[lane] = messages
+        nexts = {lane.id: lane.next + len(group.parts.get(lane.id, [])) for lane in inventory.lanes}
+        for reader in inventory.readers:
+            end = nexts[reader.lane]
+            what = data.draw(st.sampled_from(["", "", "settle", "settle", "head", "jump", "fail", "reserve"]))
+            if what == "settle" and end:
+                lows = data.draw(st.lists(st.integers(0, end - 1), min_size=1, max_size=4))
+                group.settled[reader.id] = [(low, min(end, low + data.draw(st.integers(1, 9)))) for low in lows]
+            elif what == "head" and end > reader.cursor:
+                group.settled[reader.id] = [(reader.cursor, data.draw(st.integers(reader.cursor + 1, end)))]
+            elif what == "jump":
+                group.jumps[reader.id] = data.draw(st.integers(0, end))
+            elif what == "fail" and end:
+                failure = data.draw(st.sampled_from([None, Failure(1, 0, "nack"), Failure(2, 5, "é"), Failure(0, 9)]))
+                group.failures[reader.id, data.draw(st.integers(0, end - 1))] = failure
+            elif what == "reserve":
+                group.reserved[reader.id] = data.draw(st.integers(0, end + 512))
+        return group
+
+    # -- definitions wait for the next group
+
+    @rule(priority=st.integers(0, 2))
+    def queue(self, priority: int) -> None:
+        queue, lane = self.new(), self.new()
+        self.pending += [
+            DefineDestination(queue, Kind.QUEUE, f"q{queue}"),
+            DefineLane(lane, queue, priority),
+            DefineReader(self.new(), queue, lane, 0),
+        ]
+
+    @precondition(lambda self: self.known.lanes and not self.pending)
+    @rule(data=st.data())
+    def read_another_lane(self, data: st.DataObject) -> None:
+        lane = data.draw(st.sampled_from(self.known.lanes))
+        queue = self.new()
+        self.pending += [
+            DefineDestination(queue, Kind.QUEUE, f"q{queue}"),
+            DefineReader(self.new(), queue, lane.id, lane.next),
+            DefineBinding(self.new(), queue, lane.destination, {lane.id: lane.next}),
+        ]
+
+    @precondition(lambda self: self.known.bindings and not self.pending)
+    @rule(data=st.data(), until=st.integers(0, 9))
+    def end_binding(self, data: st.DataObject, until: int) -> None:
+        binding = data.draw(st.sampled_from(self.known.bindings))
+        self.pending.append(EndBinding(binding.define.id, {1: until}))
+
+    @precondition(lambda self: len(self.known.destinations) > 1 and not self.pending)
+    @rule(data=st.data())
+    def drop(self, data: st.DataObject) -> None:
+        self.pending.append(DropQueue(data.draw(st.sampled_from(self.known.destinations)).id))
+
+    # -- steps
+
+    @rule(data=st.data())
+    def commit_some(self, data: st.DataObject) -> None:
+        self.commit(self.group(data))
+
+    @rule(data=st.data(), after=st.booleans())
+    def commit_fails(self, data: st.DataObject, after: bool) -> None:
+        group = self.group(data)
+        group.definitions, group.last_stamp = self.pending, self.stamp
+        error = sqlite3.OperationalError("database or disk is full")
+        if after and self.connection.commits:
+            # The error comes when it is done: the store finds out.
+            commits = self.connection.commits
+            self.connection.after = error
+            try:
+                bases = result(self.sqlite.commit(group)).bases
+            finally:
+                self.connection.after = None
+            assert self.connection.commits - commits <= 2
+            assert result(self.memory.commit(group)).bases == bases
+            self.pending = []
+            self.keep(group, bases)
+            return
+        self.connection.before = error
+        try:
+            result(self.sqlite.commit(group))
+        except StoreUnavailable:
+            pass
+        else:
+            assert group == Group(last_stamp=group.last_stamp)
+        finally:
+            self.connection.before = None
+
+    @rule()
+    def idle(self) -> None:
+        self.sqlite._reactor.advance(1)
+
+    @rule()
+    def pause(self) -> None:
+        self.sqlite._reactor.advance(10)
+
+    @rule(budget=st.sampled_from([1, 400, 1 << 30]))
+    def trim(self, budget: int) -> None:
+        result(self.memory.trim(budget))
+        result(self.sqlite.trim(budget))
+
+    @rule()
+    def kill(self) -> None:
+        self.copies += 1
+        path = self.folder / f"{self.copies}.sqlite"
+        for suffix in ("", "-wal"):
+            if (source := Path(f"{self.path}{suffix}")).exists():
+                shutil.copy(source, f"{path}{suffix}")
+        result(self.sqlite.close())
+        self.path = path
+        self.restart()
+
+    @rule()
+    def close(self) -> None:
+        result(self.sqlite.close())
+        assert not Path(f"{self.path}-wal").exists()
+        result(self.memory.close())
+        self.restart()
+
+    def restart(self) -> None:
+        self.sqlite = inline_store(self.path, connection=self.connection)
+        ours, theirs = result(self.sqlite.open()), result(self.memory.open())
+        for mine, other in zip(ours.lanes, theirs.lanes, strict=True):
+            assert mine.low <= mine.next
+            mine.low = other.low = 0
+        assert ours == theirs
+
+    # -- what holds
+
+    @invariant()
+    def agree(self) -> None:
+        inventory = self.known
+        ledger = self.sqlite._ledger.inventory(0)
+        for mine, other in zip(ledger.lanes, inventory.lanes, strict=True):
+            mine.low = other.low = 0
+        assert ledger == inventory
+        for lane in inventory.lanes:
+            wanted: set[int] = set()
+            for reader in inventory.readers:
+                if reader.lane == lane.id:
+                    bits = Settled(reader.cursor)
+                    for low, high in reader.settled:
+                        bits.add_range(low, high)
+                    wanted |= {seq for seq in range(lane.next) if seq not in bits}
+            said = self.said.get(lane.id, {})
+            assert len(said) == lane.next
+            for max_bytes in (1, 700, 1 << 18):
+                found = stored(self.sqlite, lane.id, 0, max_bytes)
+                assert found.items() <= said.items()
+                assert wanted <= found.keys()
+            for stamp in {0, self.stamp // 2, self.stamp + 1}:
+                exact = next((seq for seq, message in said.items() if message.stamp >= stamp), lane.next)
+                for store in (self.sqlite, self.memory):
+                    seq = result(store.seek(lane.id, stamp))
+                    assert exact <= seq <= lane.next
+                    assert wanted.isdisjoint(range(exact, seq))
+
+
+TestStores = Stores.TestCase
+TestStores.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
