@@ -77,8 +77,8 @@ class Channel(http.HTTPChannel):
         self._cut = self.callLater(LINGERING, self.transport.abortConnection)
 
     def end(self) -> None:
-        """Close as soon as nothing is owed."""
-        if self.requests:
+        """Close as soon as nothing is owed; who was refused is owed nothing."""
+        if self.requests and self._cut is None:
             self.persistent = 0
         else:
             self.loseConnection()
@@ -87,7 +87,6 @@ class Channel(http.HTTPChannel):
 class Request(server.Request):
     """One request, with its body as far as it is worth keeping."""
 
-    defaultContentType = None
     channel: Channel
     content: BytesIO
 

@@ -92,25 +92,27 @@ class Site(server.Site):
         self.stopping = False
         #: Long polls; ended first when we stop.
         self.waits: set[Deferred[Any]] = set()
-        self._channels: set[Channel] = set()
+        #: The connections that are open.
+        self.channels: set[Channel] = set()
 
     def connected(self, channel: Channel) -> None:
         """A connection is there."""
-        self._channels.add(channel)
+        self.channels.add(channel)
 
     def disconnected(self, channel: Channel) -> None:
         """A connection is gone."""
-        self._channels.discard(channel)
+        self.channels.discard(channel)
 
     def drain(self) -> None:
         """Serve nothing more but ``/healthz`` and ``/readyz``; connections end once they owe nothing.
 
-        Who waits gets 503: an early 204 would make Linger's client believe its connection broken. Called when the last port is closed; it may be called earlier.
+        Who waits gets 503: an early 204 would make Linger's client believe its connection broken. Called when the last
+        port is closed; it may be called earlier.
         """
         self.stopping = True
         for waiting in list(self.waits):
             waiting.cancel()
-        for channel in list(self._channels):
+        for channel in list(self.channels):
             channel.end()
 
     def startFactory(self) -> None:

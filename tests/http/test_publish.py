@@ -94,7 +94,7 @@ def test_what_is_refused(path: str, body: bytes, phrase: str) -> None:
 
 def test_broken_multipart_is_400() -> None:
     answer = World().post("work", b"nonsense", Content_Type="multipart/form-data; boundary=x")
-    assert (answer.status, answer.reason) == (400, "Bad Request")
+    assert (answer.status, answer.body) == (400, b"HTTP 400 Bad Request\n")
 
 
 def test_the_longest_times_are_kept() -> None:
@@ -130,6 +130,12 @@ def test_msg_is_measured_in_characters() -> None:
 def test_msg_in_a_multipart_body_is_measured_in_characters() -> None:
     kind, body = multipart(('name="msg"', "\U0001f600".encode() * 256_000))
     assert World().post("work", body, Content_Type=kind).status == 202
+
+
+def test_a_multipart_body_too_large_to_keep_is_too_large_not_broken() -> None:
+    kind, body = multipart(('name="msg"', b"x" * 1_200_000))
+    refused = World().post("work", body, Content_Type=kind)
+    assert (refused.status, f"{len(body)} bytes" in refused.reason) == (400, True)
 
 
 def test_a_configured_size_is_in_bytes_for_both() -> None:

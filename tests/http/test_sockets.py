@@ -55,6 +55,8 @@ async def listening(**options: Any) -> AsyncIterator[Listening]:
         yield Listening(broker, site, address.port)
     finally:
         await maybeDeferred(port.stopListening)
+        while site.channels:
+            await deferLater(reactor, 0)
         await broker.stop()
 
 

@@ -159,6 +159,15 @@ def test_a_body_announced_far_too_large_is_refused_at_once() -> None:
     assert not world.clock.getDelayedCalls()
 
 
+def test_a_refused_client_is_not_waited_for_at_the_end() -> None:
+    world = World()
+    connection = world.connect()
+    connection.send(HEAD + b"Content-Length: 10000000\r\n\r\n")
+    world.site.drain()
+    assert connection.closing
+    connection.leave()
+
+
 def test_a_refusal_in_json() -> None:
     connection = World().connect()
     connection.send(HEAD + b"Accept: application/json\r\nContent-Length: 10000000\r\n\r\n")
