@@ -29,10 +29,10 @@ class Transport(Protocol):
     """What is asked of a Twisted TCP transport."""
 
     def write(self, data: bytes, /) -> None: ...
-    def registerProducer(self, producer: object, streaming: bool, /) -> None: ...  # noqa: N802
-    def unregisterProducer(self) -> None: ...  # noqa: N802
-    def pauseProducing(self) -> None: ...  # noqa: N802
-    def resumeProducing(self) -> None: ...  # noqa: N802
+    def registerProducer(self, producer: object, streaming: bool, /) -> None: ...
+    def unregisterProducer(self) -> None: ...
+    def pauseProducing(self) -> None: ...
+    def resumeProducing(self) -> None: ...
 
 
 class Promise:
@@ -158,7 +158,7 @@ class Outbox:
 
     # -- the transport's side (IPullProducer)
 
-    def resumeProducing(self) -> None:  # noqa: N802
+    def resumeProducing(self) -> None:
         """The transport's send buffer is empty."""
         if not self._registered:
             return  # registerProducer calls it once at once, whatever is in the buffer
@@ -170,7 +170,7 @@ class Outbox:
             self.full = False
             self._relieved()
 
-    def stopProducing(self) -> None:  # noqa: N802
+    def stopProducing(self) -> None:
         """The connection is gone."""
         self.close()
 

@@ -215,7 +215,8 @@ class Directory:
             )
             for low, high in state.settled:
                 reader.bits.add_range(low, high)
-            reader.reserved = reader.claiming = reader.crashed_below = reader.delivered = state.reserved
+            reader.reserved = reader.claiming = state.reserved
+            reader.crashed_below = reader.delivered = min(state.reserved, reader.lane.next)
             reader.failed = {seq: failure.attempts for seq, failure in state.failures.items()}
         for stored_binding in inventory.bindings:
             define, until = stored_binding.define, stored_binding.until

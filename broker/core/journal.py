@@ -159,8 +159,9 @@ class Journal:
 
     def unclaim(self, reader: Reader) -> None:
         """Reserve no more than was delivered, so that after a clean stop nothing is falsely called redelivered."""
-        if reader.delivered < reader.claiming:
-            reader.claiming = self._facts.claims[reader] = reader.delivered
+        mark = max(reader.delivered, reader.bits.cursor, 1)
+        if mark < reader.claiming:
+            reader.claiming = self._facts.claims[reader] = mark
 
     def durable(self) -> Deferred[None]:
         """Fires once everything said so far is on disk."""

@@ -159,7 +159,7 @@ class Supply:
                     reader.pointer = window.end = reader.lane.next
         reader.loading = False
         if error is None:
-            self.pump(queue)
+            self.pump_soon(queue)  # a store that answers at once must not make one turn of a whole backlog
             return
         queue.miss(error)
         self.looked(queue, error)

@@ -156,7 +156,7 @@ class Ledger:
         for entry in directory.settled:
             reader = self._touch(entry[0])
             if reader is not None:
-                reader.reserved = max(reader.reserved, entry[1])
+                reader.reserved = entry[1] or reader.reserved
                 for place in range(2, len(entry), 2):
                     self._settle(reader, entry[place], entry[place + 1])
         for id, mark in directory.jumps:
