@@ -354,8 +354,9 @@ def test_a_consumer_that_fails_does_not_stop_the_others(bench: Bench) -> None:
 
 def test_a_turn_makes_a_bounded_number_of_deliveries(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """10,000 in one turn would keep everybody else waiting for 44 ms."""
+    subscription, got = subscribe(bench, "q", prefetch=10_000)
+    bench.broker.pause(subscription)
     publish(bench, "q", *("x" for _ in range(3 * MAX_PER_TURN)))
-    got: list[Delivery] = []
     per_turn: list[int] = []
     pump = Supply.pump
 
@@ -365,7 +366,7 @@ def test_a_turn_makes_a_bounded_number_of_deliveries(bench: Bench, monkeypatch: 
         per_turn.append(len(got) - before)
 
     monkeypatch.setattr(Supply, "pump", counted)
-    bench.broker.subscribe(queue("q"), got.append, prefetch=10_000)
+    bench.broker.resume(subscription)
     bench.turn()
     assert len(got) == 3 * MAX_PER_TURN
     assert max(per_turn) == MAX_PER_TURN
