@@ -8,7 +8,7 @@ from broker.outbox import Outbox, Promise, Transport
 
 
 class SessionOutbox(Outbox):
-    """`wrote` is called with every write: heart-beats are due only in silence."""
+    """`wrote` is called when something is written: heart-beats are due only in silence."""
 
     def __init__(self, transport: Transport, relieved: Callable[[], None], wrote: Callable[[], None]) -> None:
         self._wrote = wrote
@@ -16,8 +16,9 @@ class SessionOutbox(Outbox):
 
     def write(self, data: bytes) -> None:
         """Write now, ahead of any promise."""
-        super().write(data)
-        self._wrote()
+        if data:
+            super().write(data)
+            self._wrote()
 
     def last(self, promise: Promise, reply: bytes) -> bool:
         """Keep `promise` as the last one: what was promised after it is forgotten.

@@ -37,7 +37,7 @@ LOGIN_TIMEOUT = 10.0
 LINGER = 2.0
 LINGER_BYTES = 64 * 1024
 #: What no STOMP client sends first: the record type of a TLS handshake.
-_TLS_HELLO = 0x16
+_TLS_HELLO = b"\x16"
 
 
 class _State(enum.Enum):
@@ -99,7 +99,7 @@ class StompProtocol(Protocol):
         if self._heartbeat is not None:
             self._heartbeat.received()
         if self._state in (_State.CONNECTING, _State.CONNECTED):
-            if self._state is _State.CONNECTING and data[0] == _TLS_HELLO and not self._parser.held:
+            if self._state is _State.CONNECTING and data.startswith(_TLS_HELLO) and not self._parser.held:
                 self._log.info("{name}: TLS on a plain port, closing", name=self.name)
                 self.transport.abortConnection()
                 return
@@ -182,10 +182,10 @@ class StompProtocol(Protocol):
         except Exception as error:
             self._refuse(error, frame.headers)
             return
-        if outcome is None:
-            self._outbox.reply(self._receipt(frame))
-        else:
+        if outcome is not None:
             self._reply_after(outcome, frame)
+        elif receipt := self._receipt(frame):
+            self._outbox.reply(receipt)
 
     def _reply_after(self, outcome: Deferred[Any], frame: Frame) -> None:
         promise = self._outbox.promise(len(frame.body))

@@ -99,6 +99,16 @@ class HeartbeatTest(FrontTest):
             self.assertEqual(bodies(client.frames()), [b"x"])
             self.assertEqual(client.transport.value(), b"")
 
+    def test_what_is_not_answered_is_no_beat(self) -> None:
+        client = self.client(heart_beat="0,1000")
+        beats = 0
+        for _ in range(40):
+            client.protocol.dataReceived(b"SEND\ndestination:a\n\n\0")
+            self.clock.advance(0.1)
+            beats += client.transport.value().count(b"\n")
+            client.transport.clear()
+        self.assertGreaterEqual(beats, 4)
+
     def test_we_expect_no_beats_while_we_do_not_read(self) -> None:
         client = self.client(heart_beat="1000,0")
         self.store.hold = True
