@@ -56,12 +56,15 @@ class Outbox:
     """One connection's way out, and the brake on its way in.
 
     `relieved` is called whenever reading may go on after a hold, or the unsent bytes are gone after `full`: the front
-    then works off what it has parsed and resumes its subscriptions.
+    then works off what it has parsed and resumes its subscriptions. `wrote` is called whenever something is written.
     """
 
-    def __init__(self, transport: Transport, relieved: Callable[[], None]) -> None:
+    def __init__(
+        self, transport: Transport, relieved: Callable[[], None], wrote: Callable[[], None] = lambda: None
+    ) -> None:
         self._transport = transport
         self._relieved = relieved
+        self._wrote = wrote
         self._promises: deque[Promise] = deque()
         self._owed_bytes = 0
         self._unsent = 0
@@ -86,6 +89,7 @@ class Outbox:
         if self._unsent >= HIGH_WATER:
             self.full = True
         self._transport.write(data)
+        self._wrote()
 
     def reply(self, data: bytes) -> None:
         """A reply that is known at once; it still waits for the promises made before it."""
@@ -113,6 +117,18 @@ class Outbox:
             self._when_idle.append(call)
         else:
             call()
+
+    def last(self, promise: Promise, reply: bytes) -> bool:
+        """Keep `promise` as the last one: what was promised after it is forgotten.
+
+        False if it was forgotten itself, because an earlier one became the last.
+        """
+        if promise not in self._promises:
+            return False
+        while self._promises[-1] is not promise:
+            self._owed_bytes -= self._promises.pop().size
+        promise.keep(reply)
+        return True
 
     @property
     def owed(self) -> int:

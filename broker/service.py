@@ -227,7 +227,7 @@ def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:
             site = make_site(
                 of.broker,
                 max_message_size=config.http_max_message_size,
-                ready=lambda: of.ready,
+                ready=lambda: of.ready and not of.broker.trouble,
                 hosts=config.http_host,
                 database=None if config.data == MEMORY else config.data,
                 clock=of.reactor,

@@ -298,7 +298,9 @@ class Broker:
                 found = looked.head(self.now())
                 self._supply.fetch(looked)
                 if found is not None:
-                    return found[0].look(found[1], found[2])
+                    delivery = found[0].look(found[1], found[2])
+                    delivery.lease = looked.lease_of(*found)
+                    return delivery
                 if not looked.lacks and (timer is None or not timer.active()):
                     return None
                 await self._supply.look(looked)

@@ -115,6 +115,11 @@ class Reader:
         return self.lane.priority if wish is None else wish
 
     @property
+    def priority(self) -> int:
+        """The priority of what the lane gets next, in this queue."""
+        return self.priority_of(self.lane.next)
+
+    @property
     def own(self) -> bool:
         """True if the lane belongs to the queue's own log."""
         return self.lane.destination == self.queue.destination

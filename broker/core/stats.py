@@ -57,6 +57,11 @@ class QueueStats(msgspec.Struct, frozen=True):
     consumers: int = 0
     #: How long the last message delivered had waited (ms); 0 when nothing waits.
     age_ms: int = 0
+    #: Messages with a priority number below 0, and above 0.
+    urgent: int = 0
+    niced: int = 0
+    #: The highest delivery id given to a lane that still holds something; 0 when none does.
+    last_id: int = 0
     published: int = 0
     delivered: int = 0
     settled: int = 0
@@ -69,6 +74,7 @@ class QueueStats(msgspec.Struct, frozen=True):
 def stats_of(queue: Queue) -> QueueStats:
     """The numbers of one queue."""
     counts = queue.counts
+    ids = [reader.delivery_id(reader.lane.next - 1) for reader in queue.readers if reader.waiting]
     waiters = sum(subscription.once for subscription in queue.subscriptions)
     ready = queue.ready
     return QueueStats(
@@ -77,6 +83,9 @@ def stats_of(queue: Queue) -> QueueStats:
         waiters=waiters,
         consumers=len(queue.subscriptions) - waiters,
         age_ms=queue.last_age if ready else 0,
+        urgent=sum(reader.waiting for reader in queue.readers if reader.priority < 0),
+        niced=sum(reader.waiting for reader in queue.readers if reader.priority > 0),
+        last_id=max(ids, default=0),
         published=counts.published,
         delivered=counts.delivered,
         settled=counts.settled,

@@ -61,6 +61,7 @@ class About:
         channels, topics = broker.queues(), broker.topics()
         queues = [broker.queue_stats(name) for name in channels]
         ready, hidden = sum(q.ready for q in queues), sum(q.on_loan for q in queues)
+        last_id = max((q.last_id for q in queues), default=0)
         times = os.times()
         started = broker.stats.started
         return {
@@ -70,6 +71,8 @@ class About:
             "current-messages": ready + hidden,
             "current-messages-ready": ready,
             "current-messages-hidden": hidden,
+            "current-messages-urgent": sum(q.urgent for q in queues),
+            "current-messages-niced": sum(q.niced for q in queues),
             "current-uptime": max(int(broker.now() / 1e6 - started), 0),
             "db-file": self._database or ":memory:",
             "db-size": _file_size(self._database),
@@ -77,6 +80,7 @@ class About:
             "rusage-utime": times.user,
             "rusage-stime": times.system,
             "version": __version__,
+            "msg-max-id": last_id or None,
             "msg-max-size": self._size,
             "id": self._identity,
             "hostname": platform.node(),

@@ -37,10 +37,7 @@ class Channels:
     async def peek(self, call: Call) -> Answer:
         """``HEAD /channels/C``: what a GET with ``nowait`` would bring, left where it is."""
         name = call.match.channel
-        seen = await call.wait(self._broker.peek(name))
-        if seen is not None:
-            seen.lease = seen.reader.queue.lease_of(seen.reader, seen.seq, seen.message)
-        return self._message(name, seen)
+        return self._message(name, await call.wait(self._broker.peek(name)))
 
     async def publish(self, call: Call) -> Answer:
         """``POST /channels/C``: 202 once the message is committed."""

@@ -21,13 +21,12 @@ from zope.interface import implementer
 
 from broker import __version__
 from broker.core.broker import Broker
-from broker.outbox import Promise, Transport
+from broker.outbox import Outbox, Promise, Transport
 from broker.stomp import heartbeat
 from broker.stomp.dialect import HANDSHAKE, VERSIONS, negotiate
 from broker.stomp.errors import Refused, refusal
 from broker.stomp.heartbeat import Heartbeat
 from broker.stomp.messages import Tails
-from broker.stomp.outbox import SessionOutbox
 from broker.stomp.session import Session, Terms
 from broker.stomp.wire import Frame, FrameError, Limits, Parser, encode
 
@@ -82,7 +81,7 @@ class StompProtocol(Protocol):
     # -- the transport's side
 
     def connectionMade(self) -> None:
-        self._outbox = SessionOutbox(self.transport, self._relieved, self._wrote)
+        self._outbox = Outbox(self.transport, self._relieved, self._wrote)
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)  # for clients without heart-beats

@@ -16,12 +16,12 @@ from twisted.python.failure import Failure
 
 from broker.core.broker import Broker
 from broker.core.delivery import Delivery
+from broker.outbox import Outbox
 from broker.stomp import destinations
 from broker.stomp.consumer import AckMode, Consumer
 from broker.stomp.dialect import Dialect
 from broker.stomp.errors import Refused
 from broker.stomp.messages import Tails, number, to_message
-from broker.stomp.outbox import SessionOutbox
 from broker.stomp.transaction import OpenTransaction, loaned
 from broker.stomp.wire import Frame
 
@@ -56,9 +56,7 @@ class Session:
 
     _log = Logger()
 
-    def __init__(
-        self, broker: Broker, dialect: Dialect, outbox: SessionOutbox, tails: Tails, terms: Terms, name: str
-    ) -> None:
+    def __init__(self, broker: Broker, dialect: Dialect, outbox: Outbox, tails: Tails, terms: Terms, name: str) -> None:
         self.name = name
         self._broker = broker
         self._dialect = dialect

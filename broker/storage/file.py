@@ -58,10 +58,9 @@ def _setup(connection: sqlite3.Connection, pragmas: list[str]) -> None:
 
 
 def writer_setup(sync: str) -> Callable[[sqlite3.Connection], None]:
-    """For connections that write. What a file keeps for ever (auto_vacuum) must come before its first page."""
+    """For connections that write."""
     pragmas = [
         f"busy_timeout={BUSY}",
-        "auto_vacuum=INCREMENTAL",
         "journal_mode=WAL",
         f"synchronous={sync.upper()}",
         "secure_delete=OFF",  # on in Debian's build: freeing takes 5 times as long
@@ -69,7 +68,17 @@ def writer_setup(sync: str) -> Callable[[sqlite3.Connection], None]:
         f"journal_size_limit={WAL_BYTES}",
         "wal_autocheckpoint=0",
     ]
-    return lambda connection: _setup(connection, pragmas)
+
+    def setup(connection: sqlite3.Connection) -> None:
+        try:
+            new = connection.execute("PRAGMA page_count").fetchone() == (0,)
+        except BaseException:
+            connection.close()
+            raise
+        # It must come before the first page, and would be a transaction of its own in an existing file.
+        _setup(connection, ["auto_vacuum=INCREMENTAL", *pragmas] if new else pragmas)
+
+    return setup
 
 
 def reader_setup(connection: sqlite3.Connection) -> None:

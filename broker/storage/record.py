@@ -13,7 +13,7 @@ import msgspec
 
 from broker.core.message import Message, array_header, pack
 from broker.core.store import Definition, Group
-from broker.errors import StoreRefused
+from broker.errors import ConfigError, StoreRefused
 
 #: The version of the record's layout; a directory's second byte.
 VERSION: Final = 1
@@ -93,9 +93,9 @@ def encode(directory: Directory) -> bytes:
 
 
 def decode(data: bytes) -> Directory:
-    """The inverse of `encode`; raises `ValueError` for a newer layout, `msgspec.DecodeError` for garbage."""
+    """The inverse of `encode`; raises `ConfigError` for a newer layout, `msgspec.DecodeError` for garbage."""
     if len(data) > 1 and data[1] != VERSION:
-        raise ValueError(f"a record has layout {data[1]}, this version reads {VERSION}")
+        raise ConfigError(f"the data file holds records of layout {data[1]}, this broker reads {VERSION}")
     return _decode(data)
 
 

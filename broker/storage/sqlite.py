@@ -186,7 +186,8 @@ class SQLiteStore:
             if folding is None:
                 raise
             # It may be the fold that finds no room. Its records stay as they are.
-            folding, self._fold_after = None, self._reactor.seconds() + FOLD_PAUSE
+            folding = None
+            self._pause_folds()
             directory, size, length = await self._record(group, bases, None)
         self._last += 1
         if folding is not None:
@@ -229,12 +230,22 @@ class SQLiteStore:
         try:
             self._fold = await self._prepare(self._unfolded.upto())
         except StoreUnavailable as error:
-            self._fold_after = self._reactor.seconds() + FOLD_PAUSE
+            self._pause_folds()
             self._log.warn("cannot prepare a fold: {reason}", reason=error.reason)
         finally:
             self._preparing = False
-        if self._opened and self._fold is not None:
-            self._fold_alone = self._reactor.callLater(IDLE, self._start_alone)
+        if self._fold is not None:
+            self._fold_within(IDLE)
+
+    def _pause_folds(self) -> None:
+        self._fold_after = self._reactor.seconds() + FOLD_PAUSE
+        self._fold_within(FOLD_PAUSE)
+
+    def _fold_within(self, seconds: float) -> None:
+        """Look after that time whether there is a fold to commit, or to prepare."""
+        if self._fold_alone is not None:
+            self._fold_alone.cancel()
+        self._fold_alone = self._reactor.callLater(seconds, self._start_alone) if self._opened else None
 
     def _start_alone(self) -> None:
         self._fold_alone = None
@@ -256,7 +267,7 @@ class SQLiteStore:
                 await self._write_fold(folding)
                 self._watch_wal()
         except StoreUnavailable:
-            self._fold_after = self._reactor.seconds() + FOLD_PAUSE
+            self._pause_folds()
         finally:
             self._turn.release()
         self._fold_if_due()

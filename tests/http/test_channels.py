@@ -287,6 +287,16 @@ def test_stats_are_true() -> None:
     assert {"pid", "rusage-utime", "rusage-stime", "version", "id", "hostname"} <= set(stats)
 
 
+def test_stats_count_by_priority_and_know_the_highest_id() -> None:
+    world = World()
+    assert world.ask("GET", "/stats").json["msg-max-id"] is None
+    for priority in (-1, -1, 5, 0):
+        last = world.post("a", query=f"?priority={priority}")
+    stats = world.ask("GET", "/stats").json
+    assert (stats["current-messages-urgent"], stats["current-messages-niced"]) == (2, 1)
+    assert stats["msg-max-id"] == last
+
+
 def test_the_size_of_the_data_file(tmp_path: object) -> None:
     path = f"{tmp_path}/data"
     with open(path, "wb") as file:
