@@ -159,6 +159,8 @@ class MemoryStore:
     def _commit(self, group: Group) -> Committed:
         ledger = self._ledger
         bases = ledger.allot(group)
+        if record.empty(group):
+            return Committed(bases)
         written = record.build(group, bases, ledger.before(group))
         # A directory is applied as it would be read back.
         ledger.apply(record.decode(record.encode(written.directory)))

@@ -132,6 +132,11 @@ def _rows(lane: int, base: int, before: int, messages: list[Message], packed: by
     return rows
 
 
+def empty(group: Group) -> bool:
+    """True if a commit of it would change nothing (a stamp alone is nothing: no message has it)."""
+    return not (group.parts or group.settled or group.jumps or group.reserved or group.failures or group.definitions)
+
+
 def build(group: Group, bases: dict[int, int], before: dict[int, int]) -> Record:
     """What `group` writes, its lanes numbered from `bases` and with `before` bytes each in front of it.
 

@@ -172,7 +172,7 @@ class SQLiteStore:
         try:
             self._check_open()
             bases = self._ledger.allot(group)
-            if group.parts or group.settled or group.jumps or group.reserved or group.failures or group.definitions:
+            if not record.empty(group):
                 await self._commit_numbered(group, bases)
         finally:
             self._turn.release()

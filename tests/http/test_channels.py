@@ -294,7 +294,7 @@ def test_stats_count_by_priority_and_know_the_highest_id() -> None:
         last = world.post("a", query=f"?priority={priority}")
     stats = world.ask("GET", "/stats").json
     assert (stats["current-messages-urgent"], stats["current-messages-niced"]) == (2, 1)
-    assert stats["msg-max-id"] == last
+    assert stats["msg-max-id"] == last.json["id"]
 
 
 def test_the_size_of_the_data_file(tmp_path: object) -> None:
