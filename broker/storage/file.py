@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 from twisted.enterprise.adbapi import ConnectionPool
 from twisted.logger import Logger
 
 from broker.errors import BrokerError, StoreRefused, StoreUnavailable
-from broker.storage.writing import checkpoint, mend
+from broker.storage.writing import checkpoint, finish_checkpoint, mend
 
 _T = TypeVar("_T")
 
@@ -192,9 +192,9 @@ class DataFile:
 
     async def checkpoint(self) -> None:
         """Copy the log into the file. No commit waits for it."""
-        await self._run(2, checkpoint, "PASSIVE")
+        await self._run(2, checkpoint)
         self._wal_limit = self.wal_size() + WAL_BYTES
 
-    async def finish_checkpoint(self) -> None:
+    async def finish_checkpoint(self, mode: Literal["RESTART", "TRUNCATE"] = "RESTART") -> None:
         """Copy what is left of the log while nothing is written, so that the next commit begins it anew."""
-        await self._run(0, checkpoint, "PASSIVE")
+        await self._run(0, finish_checkpoint, mode)

@@ -125,6 +125,12 @@ def fetch(connection: sqlite3.Connection, keeps: list[Keep], folding: Folding) -
         folding.add(cut(part, keep.first, keep.end, data[part.offset : part.offset + part.length]))
 
 
+def find(connection: sqlite3.Connection, cid: int) -> tuple[bytes, int] | None:
+    """Record `cid`'s directory and the size of its data, if it is there."""
+    row = connection.execute("SELECT dir, length(data) FROM rec WHERE cid = ?", (cid,)).fetchone()
+    return None if row is None else (row[0], row[1])
+
+
 def pages(connection: sqlite3.Connection) -> tuple[int, int, int]:
     """The bytes of a page, the file's pages, and how many of them are free."""
     numbers = [

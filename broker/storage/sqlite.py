@@ -155,7 +155,7 @@ class SQLiteStore:
                 folding = await self._prepare(self._unfolded.upto())
                 await self._write_fold(folding)
             await self._file.write(writing.finish, self._ledger, self._last)
-            await self._file.write(writing.checkpoint, "TRUNCATE")
+            await self._file.finish_checkpoint("TRUNCATE")
             self._log.info("closed {path}", path=self.path)
         finally:
             self._file.close()
@@ -213,7 +213,7 @@ class SQLiteStore:
     async def _find(self, cid: int) -> tuple[bytes, int] | None:
         """After an error: what is stored of record `cid`; None: nothing, or the file cannot be read either."""
         try:
-            return await self._file.write(writing.find, cid)
+            return await self._file.read(reading.find, cid)
         except StoreUnavailable:
             return None
 
@@ -277,7 +277,7 @@ class SQLiteStore:
         try:
             await self._file.write(writing.write_fold, folding, self._ledger, self._last)
         except StoreUnavailable:
-            if await self._file.write(writing.find, folding.upto) is not None:
+            if await self._file.read(reading.find, folding.upto) is not None:
                 raise
         self._folded(folding)
 

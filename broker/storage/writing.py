@@ -93,12 +93,6 @@ def free(connection: sqlite3.Connection, lanes: list[tuple[int, int | None]], bu
     return freed, len(lanes)
 
 
-def find(connection: sqlite3.Connection, cid: int) -> tuple[bytes, int] | None:
-    """Record `cid`'s directory and the size of its data, if it is there."""
-    row = connection.execute("SELECT dir, length(data) FROM rec WHERE cid = ?", (cid,)).fetchone()
-    return None if row is None else (row[0], row[1])
-
-
 def mend(connection: sqlite3.Connection) -> None:
     """After an error: make the connection usable again, by a new one if need be."""
     try:
@@ -109,6 +103,19 @@ def mend(connection: sqlite3.Connection) -> None:
         connection.reconnect()  # type: ignore[attr-defined]
 
 
-def checkpoint(connection: sqlite3.Connection, mode: str) -> None:
-    """Copy the write-ahead log into the file; PASSIVE waits for nobody, TRUNCATE leaves the log empty."""
-    connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+def checkpoint(connection: sqlite3.Connection) -> None:
+    """Copy the write-ahead log into the file as far as that goes without waiting for anybody."""
+    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+
+def finish_checkpoint(connection: sqlite3.Connection, mode: str) -> None:
+    """Copy the rest of it, so that the next commit begins the log anew (RESTART), or it is empty (TRUNCATE).
+
+    It waits for reads under way: ours are short, and for somebody else's no commit is to wait longer than 0.1 s.
+    """
+    patience = connection.execute("PRAGMA busy_timeout").fetchone()[0]
+    connection.execute("PRAGMA busy_timeout=100").close()
+    try:
+        connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={patience}").close()

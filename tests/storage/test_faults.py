@@ -1,0 +1,364 @@
+"""What goes wrong with a disk: an error, everything before stands, numbers stay dense, and it works again."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
+
+from broker.core.store import Committed, Failure, Group
+from broker.errors import StoreRefused, StoreUnavailable
+from broker.storage.file import WAL_BYTES
+from broker.storage.sqlite import SQLiteStore
+from tests.storage.support import (
+    FailingConnection,
+    failing_connection,
+    inline_store,
+    messages,
+    queue_of,
+    result,
+    stored,
+)
+from tests.support import flush_logged_errors, tx
+
+FULL = sqlite3.OperationalError("database or disk is full")
+
+
+@pytest.fixture
+def connection() -> type[FailingConnection]:
+    return failing_connection()
+
+
+@pytest.fixture
+def store(tmp_path: Path, connection: type[FailingConnection]) -> Iterator[SQLiteStore]:
+    store = inline_store(tmp_path / "broker.sqlite", connection=connection)
+    result(store.open())
+    result(store.commit(Group(parts={1: messages(0, 2)}, definitions=queue_of(1))))
+    yield store
+    connection.before = connection.after = None
+    result(store.close())
+
+
+def writer(store: SQLiteStore) -> sqlite3.Connection:
+    found = next(iter(store._file._pools[0].connections.values()))
+    assert isinstance(found, sqlite3.Connection)
+    return found
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_the_nth_commit_fails(store: SQLiteStore, connection: type[FailingConnection], n: int) -> None:
+    next_number = 2
+    for number in range(1, 8):
+        connection.before = FULL if number == n else None
+        group = Group(parts={1: messages(next_number, 3)}, settled={1: [(next_number - 1, next_number)]})
+        if number == n:
+            with pytest.raises(StoreUnavailable, match="full"):
+                result(store.commit(group))
+        else:
+            assert result(store.commit(group)).bases == {1: next_number}
+            next_number += 3
+    assert stored(store, 1) == dict(enumerate(messages(0, next_number)))
+    again = inline_store(store.path)
+    ours = result(again.open())
+    assert ours.lanes[0].next == next_number
+    assert ours == store._ledger.inventory(1)
+    result(again.close())
+
+
+def test_an_error_after_the_commit_was_done_is_found_out(
+    store: SQLiteStore, connection: type[FailingConnection]
+) -> None:
+    connection.after = sqlite3.OperationalError("disk I/O error")
+    assert result(store.commit(Group(parts={1: messages(2, 1)}))).bases == {1: 2}
+    connection.after = None
+    assert result(store.commit(Group(parts={1: messages(3, 1)}))).bases == {1: 3}
+    assert stored(store, 1) == dict(enumerate(messages(0, 4)))
+
+
+def test_a_connection_that_cannot_roll_back_is_replaced(tmp_path: Path) -> None:
+    class Stuck(FailingConnection):
+        def rollback(self) -> None:
+            raise sqlite3.OperationalError("no rollback either")
+
+    store = inline_store(tmp_path / "a.sqlite", connection=Stuck)
+    result(store.open())
+    first = writer(store)
+    Stuck.before = FULL
+    with pytest.raises(StoreUnavailable):
+        result(store.commit(Group(parts={1: messages(0, 1)}, definitions=queue_of(1))))
+    Stuck.before = None
+    assert result(store.commit(Group(parts={1: messages(0, 1)}, definitions=queue_of(1)))).bases == {1: 0}
+    assert writer(store) is not first
+    assert stored(store, 1) == dict(enumerate(messages(0, 1)))
+    result(store.close())
+    flush_logged_errors(sqlite3.OperationalError)
+
+
+@pytest.mark.parametrize("size", [10, 20_000])
+def test_a_full_disk_refuses_messages_and_settlements_alike(store: SQLiteStore, size: int) -> None:
+    """Trap 11: SQLITE_FULL hits settlements too."""
+    pages = writer(store).execute("PRAGMA page_count").fetchone()[0]
+    writer(store).execute(f"PRAGMA max_page_count={pages + 3}")
+    count = 2
+
+    def publish() -> None:
+        nonlocal count
+        while True:
+            assert result(store.commit(Group(parts={1: messages(count, 1, size)}))).bases == {1: count}
+            count += 1
+
+    def fail() -> None:
+        while True:
+            result(store.commit(Group(failures={(1, 1): Failure(1, 0, "x" * 500)})))
+
+    with pytest.raises(StoreUnavailable, match="the disk is full"):
+        publish()
+    with pytest.raises(StoreUnavailable, match="the disk is full"):
+        fail()
+    assert len(stored(store, 1)) == count
+    writer(store).execute("PRAGMA max_page_count=1000000")
+    assert result(store.commit(Group(parts={1: messages(count, 1)}, settled={1: [(0, 1)]}))).bases == {1: count}
+    again = inline_store(store.path)
+    assert result(again.open()).lanes[0].next == count + 1
+    assert len(stored(again, 1)) == count + 1
+    result(again.close())
+
+
+def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
+    """RLIMIT_FSIZE, in a process of its own: the kernel refuses the write."""
+    script = """
+        import resource, signal, sys
+        from broker.core.store import Group
+        from broker.errors import StoreUnavailable
+        from tests.storage.support import inline_store, messages, queue_of, result, stored
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        store = inline_store(sys.argv[1])
+        result(store.open())
+        result(store.commit(Group(definitions=queue_of(1))))
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, hard))
+        count = 0
+        try:
+            while True:
+                assert result(store.commit(Group(parts={1: messages(count, 1, 9000)}))).bases == {1: count}
+                count += 1
+        except StoreUnavailable as error:
+            print(error.reason)
+        assert count > 20
+        assert len(stored(store, 1)) == count
+        for _ in range(3):
+            try:
+                result(store.commit(Group(parts={1: messages(count, 1, 9000)})))
+            except StoreUnavailable:
+                continue
+            raise SystemExit("it fitted")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        assert result(store.commit(Group(parts={1: messages(count, 1, 9000)}))).bases == {1: count}
+        result(store.close())
+        again = inline_store(sys.argv[1])
+        assert result(again.open()).lanes[0].next == count + 1
+        assert list(stored(again, 1).values()) == messages(0, count + 1, 9000)
+        result(again.close())
+        print("works again")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "a.sqlite")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "disk" in done.stdout
+    assert done.stdout.endswith("works again\n")
+
+
+def test_what_a_client_reads_names_no_path(store: SQLiteStore, connection: type[FailingConnection]) -> None:
+    connection.before = sqlite3.OperationalError("unable to open database file")
+    with pytest.raises(StoreUnavailable) as caught:
+        result(store.commit(Group(parts={1: messages(2, 1)})))
+    assert store.path not in caught.value.reason
+
+
+def test_content_sqlite_cannot_hold_is_refused(store: SQLiteStore, connection: type[FailingConnection]) -> None:
+    connection.before = sqlite3.DataError("string or blob too big")
+    with pytest.raises(StoreRefused, match="too big"):
+        result(store.commit(Group(parts={1: messages(2, 1)})))
+    connection.before = None
+    assert result(store.commit(Group(parts={1: messages(2, 1)}))).bases == {1: 2}
+
+
+def test_failing_and_working_again_is_one_line_each(store: SQLiteStore, connection: type[FailingConnection]) -> None:
+    with capturedLogs() as events:
+        connection.before = FULL
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable):
+                result(store.commit(Group(parts={1: messages(2, 1)})))
+        connection.before = None
+        for number in range(2, 5):
+            result(store.commit(Group(parts={1: messages(number, 1)})))
+    said = [event["log_level"].name for event in events if event.get("log_namespace", "").startswith("broker")]
+    assert said == ["error", "info"]
+
+
+def test_an_error_in_who_waits_for_a_commit_does_not_stop_the_next(store: SQLiteStore) -> None:
+    """Trap 2: an exception in a callback goes nowhere, and must not keep the store from committing."""
+
+    def fails(committed: Committed) -> None:
+        raise RuntimeError("in a callback")
+
+    waiting: Deferred[None] = store.commit(Group(parts={1: messages(2, 1)})).addCallback(fails)
+    failed: list[object] = []
+    _ = waiting.addErrback(failed.append)
+    assert len(failed) == 1
+    assert result(store.commit(Group(parts={1: messages(3, 1)}))).bases == {1: 3}
+
+
+def test_a_commit_is_one_record_and_one_commit_of_the_file_however_many_queues(
+    store: SQLiteStore, connection: type[FailingConnection]
+) -> None:
+    """One commit is one fsync with synchronous=FULL in the write-ahead log."""
+    queues = range(10, 1010)
+    result(store.commit(Group(definitions=[one for id in queues for one in queue_of(id)])))
+    statements: list[str] = []
+    writer(store).set_trace_callback(statements.append)
+    commits = connection.commits
+    bases = result(store.commit(Group(parts={id: messages(0, 1) for id in queues}, settled={1: [(0, 1)]}))).bases
+    writer(store).set_trace_callback(None)
+    assert bases == dict.fromkeys(queues, 0)
+    assert connection.commits == commits + 1
+    assert [statement.split()[0] for statement in statements] == ["BEGIN", "INSERT", "COMMIT"]
+    assert stored(store, 777) == dict(enumerate(messages(0, 1)))
+
+
+def test_the_file_is_set_up_as_documented(store: SQLiteStore, tmp_path: Path) -> None:
+    def pragma(connection: sqlite3.Connection, name: str) -> object:
+        return connection.execute(f"PRAGMA {name}").fetchone()[0]
+
+    expected = {
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "secure_delete": 0,
+        "auto_vacuum": 2,
+        "wal_autocheckpoint": 0,
+        "cache_size": -8000,
+    }
+    assert {name: pragma(writer(store), name) for name in expected} == expected
+    normal = inline_store(tmp_path / "normal.sqlite", sync="normal")
+    result(normal.open())
+    assert pragma(writer(normal), "synchronous") == 1
+    result(normal.close())
+
+
+def test_the_write_ahead_log_stays_short(store: SQLiteStore) -> None:
+    longest = 0
+    for number in range(2, 402):
+        result(store.commit(Group(parts={1: messages(number, 1, 100_000)}, settled={1: [(0, number)]})))
+        longest = max(longest, store._file.wal_size())
+        if number % 10 == 0:
+            while result(store.trim(1 << 20)):
+                pass
+    assert WAL_BYTES < longest < 2 * WAL_BYTES
+    sizes = result(store.measure())
+    assert sizes.data < 8_000_000
+
+
+@tx(60)
+async def test_the_write_ahead_log_stays_short_beside_reads(tmp_path: Path) -> None:
+    store = SQLiteStore(str(tmp_path / "a.sqlite"), sync="normal")
+    await store.open()
+    longest = 0
+    try:
+        await store.commit(Group(definitions=queue_of(1)))
+        for number in range(1200):
+            reading = store.read(1, max(number - 5, 0), 1 << 18)
+            await store.commit(Group(parts={1: messages(number, 1, 50_000)}))
+            longest = max(longest, store._file.wal_size())
+            assert number == 0 or await reading
+    finally:
+        await store.close()
+    assert longest < 5 * WAL_BYTES + 1_000_000
+
+
+@tx(30)
+async def test_a_clean_close_leaves_one_file_and_nothing_to_replay(tmp_path: Path) -> None:
+    before = threading.active_count()
+    store = SQLiteStore(str(tmp_path / "a.sqlite"))
+    await store.open()
+    await store.commit(Group(parts={1: messages(0, 50)}, definitions=queue_of(1), settled={1: [(3, 4)]}))
+    under_way = store.commit(Group(parts={1: messages(50, 1)}))
+    await store.close()
+    assert (await under_way).bases == {1: 50}
+    assert os.listdir(tmp_path) == ["a.sqlite"]
+    assert threading.active_count() == before
+    connection = sqlite3.connect(tmp_path / "a.sqlite")
+    assert connection.execute("SELECT count(*) FROM rec").fetchone() == (0,)
+    assert connection.execute("SELECT count(*) FROM bits").fetchone() == (1,)
+    connection.close()
+
+
+def test_a_close_that_cannot_write_still_lets_go(store: SQLiteStore, connection: type[FailingConnection]) -> None:
+    connection.before = FULL
+    with pytest.raises(StoreUnavailable):
+        result(store.close())
+    connection.before = None
+    assert store._file._pools == []
+    inventory = result(store.open())
+    assert inventory.unclean_starts == 1
+    assert len(stored(store, 1)) == 2
+
+
+@pytest.mark.parametrize("moment", ["before the INSERT", "after the INSERT", "after COMMIT"])
+def test_killed_at_any_moment(tmp_path: Path, moment: str) -> None:
+    """SIGKILL from within the write connection: what was told is there, and nothing in between."""
+    script = """
+        import os, signal, sqlite3, sys
+        from broker.core.store import Group
+        from tests.storage.support import inline_store, messages, queue_of, result
+        moment, armed = sys.argv[2], False
+        def die():
+            if armed:
+                os.kill(os.getpid(), signal.SIGKILL)
+        class Dying(sqlite3.Connection):
+            def execute(self, sql, *args):
+                if sql.startswith("INSERT INTO rec") and moment == "before the INSERT":
+                    die()
+                return super().execute(sql, *args)
+            def commit(self):
+                if self.in_transaction and moment == "after the INSERT":
+                    die()
+                super().commit()
+                if moment == "after COMMIT":
+                    die()
+        store = inline_store(sys.argv[1], connection=Dying)
+        result(store.open())
+        result(store.commit(Group(parts={1: messages(0, 2)}, definitions=queue_of(1))))
+        armed = True
+        result(store.commit(Group(parts={1: messages(2, 2)}, settled={1: [(0, 1)]})))
+    """
+    path = tmp_path / "a.sqlite"
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(path), moment],
+        capture_output=True,
+        timeout=60,
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    assert done.returncode == -9, done.stderr
+    store = inline_store(path)
+    inventory = result(store.open())
+    whole = moment == "after COMMIT"
+    assert (inventory.lanes[0].next, inventory.readers[0].cursor) == ((4, 1) if whole else (2, 0))
+    assert stored(store, 1) == dict(enumerate(messages(0, 4 if whole else 2)))
+    assert inventory.unclean_starts == 1
+    result(store.close())
