@@ -1,4 +1,4 @@
-"""A queue over two lanes, against a model of plain lists: nothing lost, nothing doubled, order, nobody idle."""
+"""A queue over three lanes, against a model of plain lists: nothing lost, nothing doubled, order, nobody idle."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class QueueMachine(RuleBasedStateMachine):
         super().__init__()
         budget = Budget()
         self.queue = Queue("q", _OWN, Policy(max_attempts=_ATTEMPTS))
-        for number, priority in enumerate((0, 5)):
+        for number, priority in enumerate((0, 5, 0)):
             lane = Lane(number, _OWN, priority)
             reader = Reader(number + 1, self.queue, lane, budget)
             reader.reserved = 1 << 40
             lane.readers.append(reader)
             self.queue.readers.append(reader)
-        self.stored: dict[int, list[Message]] = {0: [], 1: []}
+        self.stored: dict[int, list[Message]] = {0: [], 1: [], 2: []}
         self.now = 0
         self.waiting: dict[int, Known] = {}
         self.subscriptions: list[Subscription] = []
@@ -86,7 +86,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     # -- steps
 
-    @rule(lane=st.sampled_from([0, 0, 1]), ttl=st.sampled_from([0, 0, 3]), cached=st.booleans())
+    @rule(lane=st.sampled_from([0, 0, 1, 2]), ttl=st.sampled_from([0, 0, 3]), cached=st.booleans())
     def publish(self, lane: int, ttl: int, cached: bool) -> None:
         self.now += 1
         reader = self.queue.readers[lane]
