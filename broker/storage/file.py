@@ -108,6 +108,7 @@ class DataFile:
         self._pools: list[ConnectionPool] = []
         self._failing = False
         self._wal_limit = WAL_BYTES
+        self._finish_limit = 4 * WAL_BYTES
 
     def open_writer(self) -> None:
         """From now on `write` works. No file is opened before it is called."""
@@ -185,10 +186,17 @@ class DataFile:
 
     def wal_is_long(self) -> bool:
         """True if a checkpoint is worth its time: it passed `WAL_BYTES`, or grew by as much since the last one."""
+        return self._watch_wal() > self._wal_limit
+
+    def wal_is_too_long(self) -> bool:
+        """True if it grew as fast as it was copied, to four times `WAL_BYTES`; then commits had better wait."""
+        return self._watch_wal() > self._finish_limit
+
+    def _watch_wal(self) -> int:
         size = self.wal_size()
         if size <= WAL_BYTES:
-            self._wal_limit = WAL_BYTES
-        return size > self._wal_limit
+            self._wal_limit, self._finish_limit = WAL_BYTES, 4 * WAL_BYTES
+        return size
 
     async def checkpoint(self) -> None:
         """Copy the log into the file. No commit waits for it."""
@@ -196,5 +204,9 @@ class DataFile:
         self._wal_limit = self.wal_size() + WAL_BYTES
 
     async def finish_checkpoint(self, mode: Literal["RESTART", "TRUNCATE"] = "RESTART") -> None:
-        """Copy what is left of the log while nothing is written, so that the next commit begins it anew."""
-        await self._run(0, finish_checkpoint, mode)
+        """While nothing is written: copy what is left of the log, so that the next commit begins it anew.
+
+        Somebody else's open transaction can prevent that; it is tried again when the log has grown as much once more.
+        """
+        await self._run(2, finish_checkpoint, mode)
+        self._finish_limit = self.wal_size() + 4 * WAL_BYTES

@@ -26,7 +26,7 @@ from zope.interface import implementer
 from broker.core.store import Batch, Committed, Group, Inventory, IStore, Sizes
 from broker.errors import StoreUnavailable
 from broker.storage import fold, reading, record, writing
-from broker.storage.file import WAL_BYTES, DataFile
+from broker.storage.file import DataFile
 from broker.storage.fold import Folding
 from broker.storage.ledger import Changes, Ledger
 from broker.storage.record import Directory
@@ -79,6 +79,7 @@ class SQLiteStore:
         self._fold_after = 0.0
         self._fold_alone: IDelayedCall | None = None
         self._checkpointing = False
+        self._finishing = False
         self._tasks: set[Deferred[None]] = set()
 
     # -- the contract
@@ -355,7 +356,10 @@ class SQLiteStore:
     # -- beside the commits
 
     def _watch_wal(self) -> None:
-        if not self._checkpointing and self._file.wal_is_long():
+        if not self._finishing and self._file.wal_is_too_long():
+            self._finishing = True
+            self._start(self._finish_checkpoint())
+        elif not self._checkpointing and self._file.wal_is_long():
             self._checkpointing = True
             self._start(self._checkpoint())
 
@@ -363,13 +367,22 @@ class SQLiteStore:
         """Keep the write-ahead log short without a commit waiting for it, as long as that is possible."""
         try:
             await self._file.checkpoint()
-            if self._file.wal_size() > 4 * WAL_BYTES and self._opened:
-                # It grew as fast as it was copied. The rest is little; after it the log begins anew.
-                await self._turn.run(self._file.finish_checkpoint)
         except StoreUnavailable as error:
             self._log.warn("cannot make a checkpoint: {reason}", reason=error.reason)
         finally:
             self._checkpointing = False
+
+    async def _finish_checkpoint(self) -> None:
+        """Make commits wait for the checkpoint under way and for the rest of it."""
+        await self._turn.acquire()
+        try:
+            if self._opened:
+                await self._file.finish_checkpoint()
+        except StoreUnavailable as error:
+            self._log.warn("cannot finish a checkpoint: {reason}", reason=error.reason)
+        finally:
+            self._finishing = False
+            self._turn.release()
 
     def _start(self, work: Coroutine[Deferred[Any], Any, None]) -> None:
         """Let `work` run beside everything else. Nobody waits for it but `close`."""

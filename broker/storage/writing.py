@@ -111,7 +111,7 @@ def checkpoint(connection: sqlite3.Connection) -> None:
 def finish_checkpoint(connection: sqlite3.Connection, mode: str) -> None:
     """Copy the rest of it, so that the next commit begins the log anew (RESTART), or it is empty (TRUNCATE).
 
-    It waits for reads under way: ours are short, and for somebody else's no commit is to wait longer than 0.1 s.
+    It waits for reads under way: ours are short, and for somebody else's nobody is to wait longer than 0.1 s.
     """
     patience = connection.execute("PRAGMA busy_timeout").fetchone()[0]
     connection.execute("PRAGMA busy_timeout=100").close()
