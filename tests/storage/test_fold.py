@@ -197,6 +197,21 @@ def test_a_fold_keeps_what_records_after_it_say_from_being_applied_twice(store: 
     result(again.close())
 
 
+def test_what_was_settled_while_a_fold_was_prepared_is_freed_after_it(store: SQLiteStore) -> None:
+    threads = reader_threads(store)
+    put(store, 0, 9, definitions=queue_of(1))
+    threads.held = True
+    put(store, 9, 1)
+    result(store.commit(Group(settled={1: [(0, 10)]})))
+    assert result(store.trim(1 << 20)) == 0
+    threads.held = False
+    threads.step()
+    store._reactor.advance(1)
+    assert rows(store, "SELECT base, n FROM batch") == [(0, 10)]
+    assert result(store.trim(1 << 20)) > 0
+    assert rows(store, "SELECT count(*) FROM batch") == [(0,)]
+
+
 def test_batches_beneath_a_later_cursor_are_freed_after_a_restart(tmp_path: Path) -> None:
     first = inline_store(tmp_path / "a.sqlite")
     result(first.open())
