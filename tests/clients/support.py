@@ -281,7 +281,12 @@ def stomp_wired(port: int) -> contextlib.AbstractAsyncContextManager[Wire]:
     return wired(port, hello=CONNECT, welcome=rb"CONNECTED\n.*\0")
 
 
+async def turn() -> None:
+    """Let the reactor turn."""
+    await deferLater(reactor, 0.001)
+
+
 async def settled(condition: Callable[[], object]) -> None:
     """Let the reactor turn until `condition` holds; the test's own limit ends it otherwise."""
     while not condition():
-        await deferLater(reactor, 0.001)
+        await turn()
