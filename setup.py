@@ -52,6 +52,7 @@ setup(
             "setuptools>=77",
             "stomp.py==9.0.0",
             "treq>=26.7",
+            "types-setuptools>=80",
         ],
     },
     entry_points={"console_scripts": ["broker=broker.cli:main"]},

@@ -86,9 +86,9 @@ class Broker:
 
     async def start(self) -> None:
         """Open the store and become what it holds; nothing else may be asked before."""
-        gc.disable()  # while 100,000 queues are made it would look at all of them again and again: twice the time
+        inventory = await self._store.open()
+        gc.disable()  # it would look at every queue that is made again and again: twice the time for 100,000
         try:
-            inventory = await self._store.open()
             self._directory.restore(inventory)
         finally:
             gc.enable()
