@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from broker.core.delivery import Delivery
 from broker.core.destination import Destination, Kind, check_name
-from broker.core.directory import Directory, Log
+from broker.core.directory import Directory
 from broker.core.freeing import Freeing
 from broker.core.journal import Append, Journal, Unit
 from broker.core.message import Message
@@ -132,13 +132,10 @@ class Broker:
         """
         self.check(destination, message)
         message = self._accept(message)
-        log, append = self._route(destination, message)
-        self._count(destination)
+        append = self._route(destination, message)
         if append is None:
-            message_id = self._live_id()
-            self._offer(destination, message, message_id)
-            return succeed(Published(message_id, {}, []))
-        unit = Unit([append], message.size, ended=lambda _committed: self._arrived(log, append))
+            return succeed(self._pass_on(destination, message))
+        unit = Unit([append], message.size, ended=lambda committed: self._arrived(append, committed))
         return self._journal.append(unit).addCallback(lambda numbers: self._told(append, numbers[0]))
 
     def check(self, destination: Destination, message: Message) -> None:
@@ -162,7 +159,7 @@ class Broker:
             expires = min(expires, end) if expires else end
         return msgspec.structs.replace(message, stamp=self._stamp, expires=expires)
 
-    def _route(self, destination: Destination, message: Message) -> tuple[Log, Append | None]:
+    def _route(self, destination: Destination, message: Message) -> Append | None:
         """Where it goes; None for a topic that no queue is bound to: nothing is appended."""
         log = self._directory.log(destination)
         readers: list[Queue] = list(log.bound)
@@ -173,28 +170,27 @@ class Broker:
         elif not readers:
             if not log.id:
                 del self._directory.logs[destination]
-            return log, None
+            return None
         lane = self._directory.lane(log, message.priority)
         skipped = tuple(r for r in lane.readers if not r.own and r.queue.full) if log.bound else ()
-        for queue in readers:
+        full = {reader.queue for reader in skipped}
+        queues = tuple(queue for queue in readers if queue not in full)
+        for queue in queues:
             queue.incoming += 1
-        return log, Append(lane, message, skipped)
+        return Append(lane, message, queues, skipped)
 
     def _count(self, destination: Destination) -> None:
         self.stats.published += 1
         if destination.kind is Kind.TOPIC:
             self.stats.published_to_topics += 1
 
-    def _arrived(self, log: Log, append: Append) -> None:
-        """A publish to `log` has an outcome."""
-        left_out = {reader.queue for reader in append.skipped}
-        queues = [binding.queue for binding in log.bound.values()]
-        if log.destination.kind is Kind.QUEUE and (own := self._directory.queues.get(log.destination.name)):
-            queues.append(own)
-        for queue in queues:
-            queue.incoming = max(queue.incoming - 1, 0)
-            if queue not in left_out:
-                queue.counts.published += 1
+    def _arrived(self, append: Append, committed: bool) -> None:
+        """A publish has an outcome."""
+        for queue in append.queues:
+            queue.incoming -= 1
+            queue.counts.published += committed
+        if committed:
+            self._count(append.lane.destination)
 
     def _told(self, append: Append, seq: int) -> Published:
         lane = append.lane
@@ -214,9 +210,13 @@ class Broker:
             offer(subscription, message, message_id)
             self._supply.pump(subscription.queue)
 
-    def _live_id(self) -> str:
+    def _pass_on(self, topic: Destination, message: Message) -> Published:
+        """A publish that no queue keeps: live subscribers get it, and that is all its receipt means."""
+        self._count(topic)
         self._live_count += 1
-        return f"live.{int(self.stats.started * 1000)}.{self._live_count}"
+        message_id = f"live.{int(self.stats.started * 1000)}.{self._live_count}"
+        self._offer(topic, message, message_id)
+        return Published(message_id, {}, [])
 
     # -- taking
 
@@ -359,26 +359,25 @@ class Broker:
 
     def _commit(self, transaction: Transaction) -> Deferred[None]:
         accepted = [(destination, self._accept(message)) for destination, message in transaction.publishes]
-        published = [(d, *self._route(d, m), m) for d, m in accepted]
-        appended = [(log, append) for _, log, append, _ in published if append is not None]
-        unit = Unit([append for _, append in appended], transaction.size)
+        published = [(destination, message, self._route(destination, message)) for destination, message in accepted]
+        appends = [append for _, _, append in published if append is not None]
+        unit = Unit(appends, transaction.size)
         self._settlement.add(unit, transaction)
 
         def ended(committed: bool) -> None:
-            for log, append in appended:
-                self._arrived(log, append)
+            for append in appends:
+                self._arrived(append, committed)
             self._settlement.outcome(transaction, committed)
 
         unit.ended = ended
 
         def told(numbers: list[int]) -> None:
             following = iter(numbers)
-            for destination, _, append, message in published:
-                self._count(destination)
+            for destination, message, append in published:
                 if append is not None:
                     self._told(append, next(following))
                 else:
-                    self._offer(destination, message, self._live_id())
+                    self._pass_on(destination, message)
 
         return self._journal.append(unit).addCallback(told)
 

@@ -36,10 +36,11 @@ RETRY_AFTER = 1.0
 
 @attrs.define(eq=False)
 class Append:
-    """One message for one lane; `skipped` readers are not to see it."""
+    """One message for one lane; `queues` are to get it, `skipped` readers are not to see it."""
 
     lane: Lane
     message: Message
+    queues: tuple[Queue, ...] = ()
     skipped: tuple[Reader, ...] = ()
 
 
@@ -293,7 +294,8 @@ class Journal:
             messages = sealed.group.parts[lane.id]
             base, lane.next = lane.next, lane.next + len(messages)
             for reader in lane.readers:
-                reader.appended(base, messages, size, self._allowance(reader.queue.wanted))
+                if reader.queue.used:
+                    reader.appended(base, messages, size, self._allowance(reader.queue.wanted))
                 for low, high in unseen.get(reader.id, ()):
                     reader.bits.add_range(low, high)
                 queues.add(reader.queue)

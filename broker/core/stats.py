@@ -14,9 +14,9 @@ class BrokerStats:
 
     #: When it started (seconds of the wall clock).
     started: float = 0.0
-    #: Publishes answered.
+    #: Publishes that became true.
     published: int = 0
-    #: Topic publishes answered.
+    #: Those to topics.
     published_to_topics: int = 0
     #: Deliveries made, repeated ones included.
     delivered: int = 0

@@ -60,6 +60,8 @@ class Supply:
         self._lookers: dict[Queue, list[Deferred[None]]] = {}
         self._used: dict[Queue, None] = {}
         self._sweep: IDelayedCall | None = None
+        #: True while a read of the store is being asked for.
+        self._fetching = False
         self._stopped = False
 
     # -- pumping
@@ -116,10 +118,11 @@ class Supply:
         for reader in queue.lacks:
             if reader.behind:
                 if not reader.loading:
-                    reader.loading = True
+                    reader.loading = self._fetching = True
                     _ = Deferred.fromCoroutine(self._load(reader)).addErrback(
                         lambda failure: self._log.failure("while loading messages", failure)
                     )
+                    self._fetching = False
             elif (found := reader.head()) is not None and found[0] >= reader.reserved:
                 self._journal.claim(reader, found[0])
 
@@ -159,7 +162,10 @@ class Supply:
                     reader.pointer = window.end = reader.lane.next
         reader.loading = False
         if error is None:
-            self.pump_soon(queue)  # a store that answers at once must not make one turn of a whole backlog
+            if self._fetching:
+                self.pump_soon(queue)  # a store that answers at once must not make one turn of a whole backlog
+            else:
+                self.pump(queue)
             return
         queue.miss(error)
         self.looked(queue, error)

@@ -136,6 +136,7 @@ class World:
         """Send a request on a new connection."""
         connection = self.connect()
         connection.ask(method, path, body, _names(headers))
+        self.clock.advance(0)
         return connection
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Response:

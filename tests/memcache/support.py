@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import connectionDone
@@ -23,6 +25,7 @@ class Client:
     """One connection: what it sends, and what came back since it was last asked."""
 
     def __init__(self, factory: MemcacheFactory, *, reads: bool = True) -> None:
+        self.clock = cast(Clock, factory.broker.clock)
         self.transport = StringTransport()
         self.protocol = factory.buildProtocol(None)
         self.protocol.makeConnection(self.transport)
@@ -32,6 +35,7 @@ class Client:
     def send(self, data: bytes) -> bytes:
         """Send, and return what is answered."""
         self.protocol.dataReceived(data)
+        self.clock.advance(0)
         return self.received()
 
     def received(self) -> bytes:
