@@ -191,9 +191,10 @@ class Ledger:
         if settled.cursor != cursor:
             self.moved.add(reader.lane)
         if self.changes is not None and (chunked or settled.count):
+            first, end = lo, hi
             if chunked and settled.cursor != cursor:
-                lo, hi = cursor, max(hi, settled.cursor + 1)
-            touched = range(lo // CHUNK, (hi - 1) // CHUNK + 1)
+                first, end = cursor, max(hi, settled.cursor + 1)
+            touched = range(first // CHUNK, (end - 1) // CHUNK + 1)
             self.changes.chunks.update((reader.id, chunk) for chunk in touched)
         if reader.failures:
             if hi - lo < len(reader.failures):
