@@ -51,6 +51,8 @@ class QueueStats(msgspec.Struct, frozen=True):
     ready: int = 0
     #: Messages on loan.
     on_loan: int = 0
+    #: Messages accepted, on their way to the disk.
+    incoming: int = 0
     #: Requests that wait for one message.
     waiters: int = 0
     #: Standing subscriptions.
@@ -80,6 +82,7 @@ def stats_of(queue: Queue) -> QueueStats:
     return QueueStats(
         ready=ready,
         on_loan=queue.on_loan,
+        incoming=queue.incoming,
         waiters=waiters,
         consumers=len(queue.subscriptions) - waiters,
         age_ms=queue.last_age if ready else 0,

@@ -263,7 +263,7 @@ async def test_a_change_is_answered_after_its_commit(protocol: str, request_: by
 async def test_a_thousand_messages_share_twenty_commits() -> None:
     """Each commit lasts until a hundred more messages wait: 50 by memcache, 40 by STOMP, 10 by HTTP."""
     async with holding() as broker, contextlib.AsyncExitStack() as opened:
-        store, stats = broker.store, broker.served.broker.stats
+        store, stats = broker.store, broker.served.broker.queue_stats
         memcache = await opened.enter_async_context(broker.to(MEMCACHE))
         stomp = await opened.enter_async_context(broker.to(STOMP))
         posting = [await opened.enter_async_context(broker.to(HTTP)) for _ in range(100)]
@@ -274,7 +274,7 @@ async def test_a_thousand_messages_share_twenty_commits() -> None:
             stomp.send(sent("destination:q") * 40)
             for wire in posting[10 * hundred : 10 * hundred + 10]:
                 wire.send(http("POST", "/channels/q", b"x"))
-            while stats.published < 100 * hundred + 100 or store.held is None:
+            while stats("q").published + stats("q").incoming < 100 * hundred + 100 or store.held is None:
                 await turn()
             store.release_commit()
         await broker.until_held(publishes)
