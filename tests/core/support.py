@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from broker.core.broker import Broker
 from broker.core.message import Message
 from broker.core.policy import Policy
-from broker.core.store import IStore
+from broker.core.store import Batch, Committed, Group, Inventory, IStore, Sizes
+from broker.errors import StoreUnavailable
 from broker.storage.memory import MemoryStore
 
 T = TypeVar("T")
@@ -38,12 +40,80 @@ def result(deferred: Deferred[T]) -> T:
     return outcome
 
 
+@implementer(IStore)
+class Holding:
+    """A store whose commits can be held, made to happen, and made to fail; opened again, it is what a crash left.
+
+    `after_crash` gives the store as it is found after one.
+    """
+
+    def __init__(self, after_crash: Callable[[], IStore]) -> None:
+        self.hold = False
+        self.commits = 0
+        self._after_crash = after_crash
+        self._store: IStore | None = None
+        self._held: tuple[Group, Deferred[Committed]] | None = None
+
+    def open(self) -> Deferred[Inventory]:
+        self._held = None
+        self._store = self._after_crash()
+        return self._store.open()
+
+    def commit(self, group: Group) -> Deferred[Committed]:
+        assert self._store is not None
+        assert self._held is None
+        if not self.hold:
+            self.commits += 1
+            return self._store.commit(group)
+        held: Deferred[Committed] = Deferred()
+        self._held = group, held
+        return held
+
+    def read(self, lane: int, seq: int, max_bytes: int) -> Deferred[list[Batch]]:
+        assert self._store is not None
+        return self._store.read(lane, seq, max_bytes)
+
+    def seek(self, lane: int, stamp: int) -> Deferred[int]:
+        assert self._store is not None
+        return self._store.seek(lane, stamp)
+
+    def trim(self, budget: int) -> Deferred[int]:
+        assert self._store is not None
+        return self._store.trim(budget)
+
+    def measure(self) -> Deferred[Sizes]:
+        assert self._store is not None
+        return self._store.measure()
+
+    def close(self) -> Deferred[None]:
+        assert self._store is not None
+        return self._store.close()
+
+    @property
+    def held(self) -> Group | None:
+        """The group whose commit is held."""
+        return None if self._held is None else self._held[0]
+
+    def release_commit(self) -> None:
+        """Let the held commit happen."""
+        assert self._store is not None
+        assert self._held is not None
+        (group, told), self._held = self._held, None
+        self.commits += 1
+        _ = self._store.commit(group).addCallbacks(told.callback, told.errback)
+
+    def fail_commit(self, error: Exception | None = None) -> None:
+        """Let the held commit fail."""
+        assert self._held is not None
+        (_, told), self._held = self._held, None
+        told.errback(error or StoreUnavailable("the commit was made to fail"))
+
+
 class Bench:
     """A broker on the bench: its store, its clock, and one start after the other."""
 
-    def __init__(self, store: IStore | None = None, policy: Policy = Policy()) -> None:  # noqa: B008 - frozen
-        self.memory = MemoryStore()
-        self.store: IStore = store or self.memory
+    def __init__(self, store: MemoryStore | Holding | None = None, policy: Policy = Policy()) -> None:  # noqa: B008
+        self.memory = store or MemoryStore()
         self.policy = policy
         self.passed = 0.0
         self.boot()
@@ -53,7 +123,7 @@ class Bench:
         hold, self.memory.hold = self.memory.hold, False
         self.clock = Clock()
         self.clock.advance(self.passed)
-        self.broker = Broker(self.store, self.clock, policy=self.policy, wall=self._wall(self.clock))
+        self.broker = Broker(self.memory, self.clock, policy=self.policy, wall=self._wall(self.clock))
         result(start(self.broker.start()))
         self.memory.hold = hold
 

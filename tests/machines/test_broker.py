@@ -5,9 +5,13 @@ The model knows only what clients know: what was confirmed, what was delivered t
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import attrs
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -17,7 +21,11 @@ from broker.core.destination import queue, topic
 from broker.core.journal import RETRY_AFTER
 from broker.core.message import Message
 from broker.core.queue import Subscription
-from tests.core.support import Bench, result, start
+from broker.storage import unfolded
+from broker.storage.memory import MemoryStore
+from broker.storage.sqlite import SQLiteStore
+from tests.core.support import Bench, Holding, result, start
+from tests.storage.support import inline_store
 
 QUEUES = ("a", "b")
 _queues = st.sampled_from(QUEUES)
@@ -56,13 +64,16 @@ class BrokerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bench = Bench()
+        self.bench = Bench(self.store())
         self.bench.memory.hold = True
         self.run = 0
         self.sent: list[Sent] = []
         self.subscriptions: list[Subscription] = []
         #: What clients have in hand in this run.
         self.hands: list[Held] = []
+
+    def store(self) -> MemoryStore | Holding:
+        return MemoryStore()
 
     # -- helpers
 
@@ -333,5 +344,33 @@ class BrokerMachine(RuleBasedStateMachine):
             assert not lost, f"lost: {lost}"
 
 
+class SQLiteMachine(BrokerMachine):
+    """The same over a file, which a crash leaves as it is; a few records are enough for a fold."""
+
+    def store(self) -> Holding:
+        self.folder = tempfile.mkdtemp()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(unfolded, "FOLD_RECORDS", 4)
+        self.open: SQLiteStore | None = None
+        return Holding(self.after_crash)
+
+    def after_crash(self) -> SQLiteStore:
+        if self.open is not None:
+            self.open._file.close()
+        self.open = inline_store(Path(self.folder) / "data.sqlite")
+        return self.open
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            assert self.open is not None
+            self.open._file.close()
+            self.patch.undo()
+            shutil.rmtree(self.folder)
+
+
+TestBrokerOverSQLite = SQLiteMachine.TestCase
+TestBrokerOverSQLite.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestBroker = BrokerMachine.TestCase
 TestBroker.settings = settings(max_examples=400, stateful_step_count=40, deadline=None)
