@@ -23,6 +23,9 @@ HIGH_WATER = 64 * 1024
 MAX_OWED = 1024
 #: Bytes of requests behind owed replies before it is not read. One larger request is always taken.
 MAX_OWED_BYTES = 1024 * 1024
+#: Bytes of replies in our send buffer before it is not read. Deliveries do not count: they stop at `HIGH_WATER`, and a
+#: client that cannot read while it writes must still get its acks through.
+MAX_UNSENT_REPLIES = 512 * 1024
 
 
 class Transport(Protocol):
@@ -68,6 +71,7 @@ class Outbox:
         self._promises: deque[Promise] = deque()
         self._owed_bytes = 0
         self._unsent = 0
+        self._unsent_replies = 0
         self._when_sent: list[Callable[[], None]] = []
         self._when_idle: list[Callable[[], None]] = []
         self._holds: set[str] = set()
@@ -96,7 +100,14 @@ class Outbox:
         if self._promises:
             self.promise().keep(data)
         else:
-            self.write(data)
+            self._answer(data)
+
+    def _answer(self, data: bytes) -> None:
+        """Write replies; whoever asks on and on without reading them is not read either."""
+        self.write(data)
+        self._unsent_replies += len(data)
+        if self._unsent_replies >= MAX_UNSENT_REPLIES and not self.closed:
+            self.hold("unsent replies")
 
     def promise(self, size: int = 0) -> Promise:
         """The next reply's place; `size` is what the request holds in memory until then, in bytes."""
@@ -143,7 +154,7 @@ class Outbox:
             self._owed_bytes -= promise.size
             ready.append(promise.reply or b"")
         if ready:
-            self.write(b"".join(ready))
+            self._answer(b"".join(ready))
         if len(promises) <= MAX_OWED // 2 and self._owed_bytes <= MAX_OWED_BYTES // 2:
             self.free("owes replies")
         if not promises:
@@ -178,10 +189,11 @@ class Outbox:
         """The transport's send buffer is empty."""
         if not self._registered:
             return  # registerProducer calls it once at once, whatever is in the buffer
-        self._unsent = 0
+        self._unsent = self._unsent_replies = 0
         calls, self._when_sent = self._when_sent, []
         for call in calls:
             call()
+        self.free("unsent replies")
         if self.full:
             self.full = False
             self._relieved()

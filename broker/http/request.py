@@ -56,6 +56,22 @@ class Channel(http.HTTPChannel):
     def checkPersistence(self, request: http.Request, version: bytes) -> bool:
         return super().checkPersistence(request, version) and not self.site.stopping
 
+    def pauseProducing(self) -> None:
+        """The client does not take our answers: begin nothing more of what it asked, and read no more, until it does.
+
+        twisted.web goes on with what it has read, and with reading if it was in the middle of an answer.
+        """
+        super().pauseProducing()
+        self.paused = True
+        self._networkProducer.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """The client has taken our answers."""
+        super().resumeProducing()
+        self.paused = False
+        self._networkProducer.resumeProducing()
+        self.dataReceived(b"")
+
     def requestDone(self, request: http.Request) -> None:
         self.answered += 1
         super().requestDone(request)
