@@ -200,7 +200,9 @@ FLOODS = {
     ),
     "STOMP, messages nobody reads": Flood("stomp", LOGIN, b"SUBSCRIBE\ndestination:big\n\n\0" + b"\n" * 65536),
     "STOMP, receipts nobody reads": Flood(
-        "stomp", LOGIN, b"BEGIN\ntransaction:1\n\n\0ABORT\ntransaction:1\nreceipt:" + b"x" * 5000 + b"\n\n\0"
+        "stomp",
+        LOGIN,
+        b"BEGIN\ntransaction:1\n\n\0ABORT\ntransaction:1\nreceipt:" + b"x" * 5000 + b"\n\n\0",
         size=8_000_000,
     ),
     "HTTP, a line without end": Flood("http", b"GET /", b"x" * 65536),
