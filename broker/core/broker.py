@@ -23,7 +23,8 @@ from broker.core.directory import Directory
 from broker.core.freeing import Freeing
 from broker.core.journal import Append, Journal, Unit
 from broker.core.message import Message
-from broker.core.policy import BindingPolicy, Policy
+from broker.core.moving import Moving
+from broker.core.policy import BindingPolicy, Policies, Policy
 from broker.core.queue import Queue, Subscription
 from broker.core.settlement import Settlement
 from broker.core.stats import BrokerStats, QueueStats, stats_of
@@ -63,19 +64,24 @@ class Broker:
         store: IStore,
         clock: IReactorTime,
         *,
-        policy: Policy = Policy(),  # noqa: B008 - frozen
+        policy: Policy | Policies = Policy(),  # noqa: B008 - frozen
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.policy = policy
+        policies = policy if isinstance(policy, Policies) else Policies(policy)
+        #: What holds for a queue that no rule speaks of.
+        self.policy = policies.default
         self.clock = clock
         self.stats = BrokerStats()
         self._store = store
         self._wall = wall
         self._budget = Budget()
-        self._directory = Directory(policy, self._budget)
+        self._directory = Directory(policies, self._budget)
         self._journal = Journal(store, clock, self._directory, self._budget.allowance, self._committed)
         self._supply = Supply(store, clock, self.now, self._directory, self._journal, self.stats)
         self._settlement = Settlement(store, self.now, self._directory, self._journal, self._supply, self.stats)
+        self._moving = Moving(clock, self.now, self._directory, self._journal, self.stats)
+        self._moving.accept, self._moving.route, self._moving.arrived = self._accept, self._route, self._arrived
+        self._supply.move = self._moving.move
         self._freeing = Freeing(store, clock)
         self._live: dict[Destination, dict[Subscription, None]] = {}
         self._live_count = 0
@@ -108,6 +114,7 @@ class Broker:
         """Take no new work, make durable what was accepted, and close the store."""
         self._stopping = True
         self._supply.stop()
+        self._moving.stop()
         for reader in self._directory.readers.values():
             self._journal.unclaim(reader)
         await self._journal.close()
@@ -142,13 +149,16 @@ class Broker:
         """Raise what `publish` would raise at once."""
         if self._stopping:
             raise Stopping("the broker is stopping")
-        limit = self.policy.max_message_size
-        if limit and len(message.body) > limit:
-            raise MessageTooLarge(f"the body is {len(message.body)} bytes long, at most {limit} are allowed")
+        queue = None
+        policy = self.policy
         if destination.kind is Kind.QUEUE:
             queue = self._directory.queues.get(destination.name)
-            if queue is not None and queue.full:
-                raise QueueFull(f"queue {destination.name} holds {queue.policy.max_messages} messages, its limit")
+            policy = queue.policy if queue is not None else self._directory.policies.of(destination.name)
+        limit = policy.max_message_size
+        if limit and len(message.body) > limit:
+            raise MessageTooLarge(f"the body is {len(message.body)} bytes long, at most {limit} are allowed")
+        if queue is not None and queue.full:
+            raise QueueFull(f"queue {destination.name} holds {queue.policy.max_messages} messages, its limit")
 
     def _accept(self, message: Message) -> Message:
         """The message as it is kept: with a stamp of its own, and its time to live as a moment."""
@@ -324,12 +334,19 @@ class Broker:
         """Settle: done for good. In memory at once; fires when it is on disk. `NotFound` if one is not on loan."""
         return self._settlement.ack(deliveries)
 
-    def nack(self, deliveries: Iterable[Delivery], *, reason: str = "") -> None:
-        """Their delivery failed: each is back at its old place, or dropped if that was its last attempt.
+    def nack(self, deliveries: Iterable[Delivery], *, reason: str = "", delay: int | None = None) -> None:
+        """Their delivery failed: each is back at its old place, or leaves its queue if that was its last attempt.
 
-        Those no longer on loan are passed over.
+        It is hidden for `delay` ms first (None: the policy's ``backoff``). Those no longer on loan are passed over.
         """
-        self._settlement.give_back(deliveries, counted=True, reason=reason)
+        self._settlement.give_back(deliveries, counted=True, reason=reason, delay=delay)
+
+    def reject(self, deliveries: Iterable[Delivery]) -> Deferred[None]:
+        """Never deliver these again: they go to ``dead_letter``, or are dropped. Fires when that is on disk.
+
+        `NotFound` if one is not on loan.
+        """
+        return self._settlement.reject(deliveries)
 
     def release(self, deliveries: Iterable[Delivery]) -> None:
         """Give back without counting as failed; those no longer on loan are passed over."""

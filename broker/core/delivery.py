@@ -33,6 +33,8 @@ class Delivery:
     lease: int = 0
     #: Part of a transaction that is not committed yet.
     claimed: bool = False
+    #: Not on loan to anybody: held back for a while after it failed.
+    delayed: bool = False
     #: Its consumer is gone while the transaction is being committed.
     orphaned: bool = False
 

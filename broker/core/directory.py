@@ -13,7 +13,7 @@ import attrs
 
 from broker.core.binding import Binding
 from broker.core.destination import Destination, Kind
-from broker.core.policy import BindingPolicy, Policy
+from broker.core.policy import BindingPolicy, Policies
 from broker.core.queue import Queue
 from broker.core.reader import SEQ_BITS, Lane, Reader
 from broker.core.store import (
@@ -46,11 +46,11 @@ class Log:
 class Directory:
     """Everything by its name and by its id."""
 
-    def __init__(self, policy: Policy, budget: Budget) -> None:
+    def __init__(self, policies: Policies, budget: Budget) -> None:
         self.logs: dict[Destination, Log] = {}
         self.queues: dict[str, Queue] = {}
         self.readers: dict[int, Reader] = {}
-        self._policy = policy
+        self.policies = policies
         self._budget = budget
         self._ids = {"destination": 0, "lane": 0, "reader": 0, "binding": 0}
         self._pending: list[Definition | Callable[[], list[Definition]]] = []
@@ -69,7 +69,7 @@ class Directory:
         """The queue called `name`, made in memory if it is not there."""
         queue = self.queues.get(name)
         if queue is None:
-            queue = self.queues[name] = Queue(name, Destination(Kind.QUEUE, name), self._policy)
+            queue = self.queues[name] = Queue(name, Destination(Kind.QUEUE, name), self.policies.of(name))
             queue.id = self.log(queue.destination).id
         return queue
 

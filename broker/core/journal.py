@@ -50,6 +50,8 @@ class Unit:
 
     appends: list[Append]
     size: int
+    #: Settled with it, at once when it is committed.
+    settles: list[tuple[Reader, int]] = attrs.field(factory=list)
     #: Settled and given back by a transaction, once it is committed.
     acks: list[Delivery] = attrs.field(factory=list)
     nacks: list[tuple[Delivery, Failure | None]] = attrs.field(factory=list)
@@ -246,6 +248,8 @@ class Journal:
                 sizes[lane] = sizes.get(lane, 0) + append.message.size
                 for reader in append.skipped:
                     sealed.unseen.setdefault(reader.id, []).append((seq, seq + 1))
+            for reader, seq in unit.settles:
+                group.settled.setdefault(reader.id, []).append((seq, seq + 1))
             for delivery in unit.acks:
                 group.settled.setdefault(delivery.reader.id, []).append((delivery.seq, delivery.seq + 1))
             for delivery, failure in unit.nacks:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from typing import Any
+
 import msgspec
 
 
@@ -14,10 +18,56 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ttl: int = 0
     #: Failed deliveries before a message is given up.
     max_attempts: int = 0
+    #: The queue to which goes what has failed ``max_attempts`` times or was rejected; empty: it is dropped.
+    dead_letter: str = ""
+    #: The queue to which goes what has waited too long; empty: it is dropped.
+    expire_to: str = ""
+    #: How long a message is hidden after its first, second, ... failed delivery; the last holds for all further ones.
+    backoff: tuple[int, ...] = ()
+    #: Nothing is delivered while it is set; publishes go on.
+    paused: bool = False
+    #: Messages on loan at a time, to all consumers together.
+    max_on_loan: int = 0
+    #: Only the oldest subscription gets messages; the next takes over when it goes.
+    exclusive: bool = False
     #: Messages a queue holds, on loan or waiting, before publishes to it are refused (Linger's high-level mark).
     max_messages: int = 0
     #: The largest body a publish may have.
     max_message_size: int = 16 * 1024 * 1024
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """What holds for the queues whose name matches a pattern: ``*`` is any run of characters, ``?`` any one."""
+
+    pattern: str
+    #: Fields of `Policy` with their values; the others are as a less specific rule or the default says.
+    says: dict[str, Any]
+
+    @property
+    def specificity(self) -> int:
+        """How many characters the pattern names; of two rules that match, the one with more wins."""
+        return sum(character not in "*?" for character in self.pattern)
+
+
+class Policies:
+    """The policy of every queue: the default, and over it each rule that matches, the most specific last."""
+
+    def __init__(self, default: Policy = Policy(), rules: Iterable[Rule] = ()) -> None:  # noqa: B008 - frozen
+        self.default = default
+        self.rules = sorted(rules, key=lambda rule: (rule.specificity, rule.pattern))
+        self._matchers = [(re.compile(_translated(rule.pattern), re.DOTALL), rule.says) for rule in self.rules]
+
+    def of(self, name: str) -> Policy:
+        """The policy of the queue called `name`."""
+        policy = self.default
+        for matcher, says in self._matchers:
+            if matcher.fullmatch(name):
+                policy = msgspec.structs.replace(policy, **says)
+        return policy
+
+
+def _translated(pattern: str) -> str:
+    return "".join({"*": ".*", "?": "."}.get(character) or re.escape(character) for character in pattern)
 
 
 class BindingPolicy(msgspec.Struct, frozen=True, array_like=True):

@@ -50,6 +50,17 @@ class Subscription:
 
 
 @attrs.define(eq=False)
+class Move:
+    """A message that is to leave its queue for another."""
+
+    delivery: Delivery
+    #: The queue it goes to.
+    target: str
+    #: expired, rejected or max_attempts.
+    reason: str
+
+
+@attrs.define(eq=False)
 class Counts:
     """What happened in a queue since the broker started."""
 
@@ -67,6 +78,8 @@ class Counts:
     expired: int = 0
     #: Messages dropped because they had failed `max_attempts` times, or a live subscriber's buffer was full.
     discarded: int = 0
+    #: Messages moved to another queue because they expired, failed too often or were rejected.
+    moved: int = 0
 
 
 @attrs.define(eq=False)
@@ -92,8 +105,12 @@ class Queue:
     cautious: bool = False
     #: Readers whose next message must be loaded, or reserved, before anything more can be delivered.
     lacks: list[Reader] = attrs.field(factory=list)
-    #: Settled by the queue itself (expired, dropped) and not yet told to the store.
-    settled: list[tuple[Reader, int]] = attrs.field(factory=list)
+    #: Settled by the queue itself and not yet told to the store, with the reason (expired, rejected, max_attempts).
+    settled: list[tuple[Reader, int, str]] = attrs.field(factory=list)
+    #: To be moved elsewhere, not yet begun.
+    moves: list[Move] = attrs.field(factory=list)
+    #: Why a message that should leave it stays; empty while nothing holds it.
+    blocked: str = ""
     _willing: OrderedDict[Subscription, None] = attrs.field(factory=OrderedDict)
 
     # -- what there is
@@ -180,15 +197,14 @@ class Queue:
                 expires = self.expires(reader, seq, message)
                 if expires and now >= expires:
                     self.counts.expired += 1
+                    self._retire(reader.lend(seq, message, None, 0, 0), "expired")
                 elif reader.failed and self._exhausted(reader, seq, message):
-                    self.counts.discarded += 1
+                    self._retire(reader.lend(seq, message, None, 0, 0), "max_attempts")
                 else:
                     place = (reader.priority_of(seq), message.stamp, reader, seq, message)
                     if best is None or place[:2] < best[:2]:
                         best = place
                     break
-                reader.settle(seq)
-                self.settled.append((reader, seq))
             else:
                 if reader.behind:
                     unloaded.append((reader.priority_of(reader.pointer), reader))
@@ -201,7 +217,9 @@ class Queue:
         """Put the next message on loan to the next consumer with credit; None: no pair, or something `lacks`."""
         willing = self._willing
         while willing:
-            subscription = next(iter(willing))
+            subscription = next(iter(self.subscriptions if self.policy.exclusive else willing))
+            if self.policy.exclusive and subscription not in willing:
+                return None
             if subscription.credit <= 0:
                 del willing[subscription]
                 continue
@@ -225,6 +243,8 @@ class Queue:
         if seq >= reader.reserved:
             self.lacks.append(reader)
             return None
+        if self.policy.paused or (self.policy.max_on_loan and self.on_loan >= self.policy.max_on_loan):
+            return None
         if self.cautious and seq < reader.crashed_below and any(r.on_loan for r in self.readers):
             return None
         length = self.lease_of(reader, seq, message, lease) if leased else 0
@@ -246,21 +266,50 @@ class Queue:
         limit = self.max_attempts(reader, seq, message)
         return bool(limit) and reader.failed.get(seq, 0) >= limit
 
-    def failed(self, delivery: Delivery, *, counted: bool) -> bool:
-        """A loan ended without an ack; False if that was the message's last attempt: it is settled."""
+    def failed(self, delivery: Delivery, *, counted: bool, hidden_until: int = 0) -> bool:
+        """A loan ended without an ack; False if that was the message's last attempt: it is settled, or leaves.
+
+        `hidden_until`: when it may be delivered again (us).
+        """
         self.unlink(delivery)
-        attempts = delivery.attempts + counted
-        limit = self.max_attempts(delivery.reader, delivery.seq, delivery.message)
-        if counted:
-            self.counts.failed += 1
-        else:
+        delivery.attempts += counted
+        if not counted:
             self.counts.released += 1
-        if counted and limit and attempts >= limit:
-            delivery.reader.settle(delivery.seq)
-            self.counts.discarded += 1
+            delivery.reader.give_back(delivery, delivery.attempts)
+            return True
+        self.counts.failed += 1
+        limit = self.max_attempts(delivery.reader, delivery.seq, delivery.message)
+        if limit and delivery.attempts >= limit:
+            self._retire(delivery, "max_attempts")
             return False
-        delivery.reader.give_back(delivery, attempts)
+        if hidden_until:
+            delivery.reader.hide(delivery, hidden_until)
+        else:
+            delivery.reader.give_back(delivery, delivery.attempts)
         return True
+
+    def backoff(self, attempts: int) -> int:
+        """How long a message is hidden after its failure number `attempts` (ms)."""
+        steps = self.policy.backoff
+        return steps[min(attempts, len(steps)) - 1] if steps else 0
+
+    def rejected(self, delivery: Delivery) -> None:
+        """Its consumer wants it never to be delivered again."""
+        self.unlink(delivery)
+        delivery.attempts += 1
+        self.counts.failed += 1
+        self._retire(delivery, "rejected")
+
+    def _retire(self, delivery: Delivery, reason: str) -> None:
+        """A message that is on loan, and done with: to where such messages go, or nowhere."""
+        target = self.policy.expire_to if reason == "expired" else self.policy.dead_letter
+        if target and target != self.name:
+            delivery.claimed = True
+            self.moves.append(Move(delivery, target, reason))
+            return
+        delivery.reader.settle(delivery.seq)
+        self.settled.append((delivery.reader, delivery.seq, reason))
+        self.counts.discarded += reason != "expired"
 
     def acked(self, delivery: Delivery) -> None:
         """A loan ended well."""

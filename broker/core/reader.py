@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 SEQ_BITS = 33
 #: Numbers reserved beyond what is delivered, so that one commit in 512 messages carries a reservation.
 CLAIM = 512
+#: Messages on loan or hidden that stay in memory while they are hidden; others are read again afterwards.
+MAX_HIDDEN = 1_000
+#: Stands for the message of a loan that is not in memory; it is read when it is wanted.
+UNLOADED = Message()
 #: Messages given back that stay in memory; beyond it they are read again when their turn comes.
 MAX_RETURNED = 65_536
 
@@ -204,6 +208,15 @@ class Reader:
             self._returned = []
         heapq.heappush(self._returned, seq)
         self._kept[seq] = delivery.message
+
+    def hide(self, delivery: Delivery, until: int) -> Delivery:
+        """End a loan as failed, and hold the message back until then (us); what holds it is returned."""
+        hidden = self.look(delivery.seq, delivery.message if len(self.on_loan) < MAX_HIDDEN else UNLOADED)
+        hidden.attempts, hidden.redelivered = delivery.attempts, True
+        hidden.due, hidden.delayed = until, True
+        self.failed[delivery.seq] = delivery.attempts
+        self.on_loan[delivery.seq] = hidden
+        return hidden
 
     def settle(self, seq: int) -> bool:
         """Message `seq` is done for good; False if it was settled already."""

@@ -12,17 +12,14 @@ from twisted.internet.defer import Deferred
 from broker.core.delivery import Delivery
 from broker.core.directory import Directory
 from broker.core.journal import Journal, Unit
-from broker.core.message import Message, unpack
+from broker.core.message import unpack
 from broker.core.queue import Queue
-from broker.core.reader import Reader
+from broker.core.reader import UNLOADED, Reader
 from broker.core.stats import BrokerStats
 from broker.core.store import Failure, Inventory, IStore
 from broker.core.supply import Supply
 from broker.core.transaction import Transaction
 from broker.errors import NotFound
-
-#: Stands for the message of a loan that was kept across a restart; it is read when it is wanted.
-_UNLOADED = Message()
 
 
 class Settlement:
@@ -51,7 +48,8 @@ class Settlement:
             reader = self._directory.readers[state.id]
             for seq, failure in state.failures.items():
                 if failure.due:
-                    loan = Delivery(reader, seq, _UNLOADED, failure.attempts, True, None, failure.due)
+                    loan = Delivery(reader, seq, UNLOADED, failure.attempts, True, None, abs(failure.due))
+                    loan.delayed = failure.due < 0
                     reader.on_loan[seq] = loan
                     self._supply.ends(loan)
 
@@ -59,10 +57,7 @@ class Settlement:
 
     def ack(self, deliveries: Iterable[Delivery]) -> Deferred[None]:
         """`Broker.ack`."""
-        acked = list(deliveries)
-        for delivery in acked:
-            if delivery.claimed or not delivery.on_loan:
-                raise NotFound(f"message {delivery.message_id} is not on loan")
+        acked = self._held(deliveries)
         for delivery in acked:
             self._acked(delivery)
             if delivery.reader.lane.durable:
@@ -70,7 +65,9 @@ class Settlement:
         self._changed({delivery.reader.queue for delivery in acked})
         return self._journal.durable()
 
-    def give_back(self, deliveries: Iterable[Delivery], *, counted: bool, reason: str = "") -> None:
+    def give_back(
+        self, deliveries: Iterable[Delivery], *, counted: bool, reason: str = "", delay: int | None = None
+    ) -> None:
         """`Broker.nack` (`counted`) and `Broker.release`."""
         queues = set()
         for delivery in deliveries:
@@ -79,15 +76,36 @@ class Settlement:
             if delivery.claimed:
                 delivery.orphaned = True  # its transaction's outcome decides
                 continue
-            failure, had_deadline = self._failure(delivery, counted, reason), bool(delivery.due)
-            reader = delivery.reader
-            kept = self._given_back(delivery, counted)
-            if reader.lane.durable and not kept:
-                self._journal.settle(reader, delivery.seq, delivery.seq + 1)
-            elif reader.lane.durable and (counted or had_deadline):
-                self._journal.fail(reader, delivery.seq, failure)
+            reader, had_deadline = delivery.reader, bool(delivery.due)
+            until = self._given_back(delivery, counted, delay)
+            if reader.lane.durable and (counted or had_deadline) and delivery.seq not in reader.bits:
+                self._journal.fail(reader, delivery.seq, Failure(delivery.attempts, -until, reason))
             queues.add(reader.queue)
+        self._given(queues)
+
+    def reject(self, deliveries: Iterable[Delivery]) -> Deferred[None]:
+        """`Broker.reject`."""
+        rejected = self._held(deliveries)
+        for delivery in rejected:
+            self._supply.ended(delivery)
+            delivery.reader.queue.rejected(delivery)
+            self._stats.failed += 1
+            if delivery.reader.lane.durable and delivery.seq not in delivery.reader.bits:
+                self._journal.fail(delivery.reader, delivery.seq, Failure(delivery.attempts, 0, "rejected"))
+        self._given({delivery.reader.queue for delivery in rejected})
+        return self._journal.durable()
+
+    def _held(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
+        held = list(deliveries)
+        for delivery in held:
+            if delivery.claimed or not delivery.on_loan:
+                raise NotFound(f"message {delivery.message_id} is not on loan")
+        return held
+
+    def _given(self, queues: set[Queue]) -> None:
+        """Loans of these queues ended otherwise than well."""
         for queue in queues:
+            self._supply.flush(queue)
             if queue.wanted:
                 self._supply.pump_soon(queue)
 
@@ -109,7 +127,7 @@ class Settlement:
         """`Broker.touch`."""
         reader, seq = self._locate(delivery_id)
         delivery = reader.on_loan.get(seq)
-        if delivery is None or delivery.message is _UNLOADED:
+        if delivery is None or delivery.message is UNLOADED:
             batches = await self._store.read(reader.lane.id, seq, 1)
             self._locate(delivery_id)
             if not batches or not batches[0].base <= seq < batches[0].base + batches[0].count:
@@ -134,12 +152,11 @@ class Settlement:
         for delivery in transaction.nacks:
             if not delivery.reader.lane.durable:
                 continue
-            failure = self._failure(delivery, True, "")
-            limit = delivery.max_attempts
-            if limit and failure.attempts >= limit:
+            attempts, limit = delivery.attempts + 1, delivery.max_attempts
+            if limit and attempts >= limit and not delivery.reader.queue.policy.dead_letter:
                 unit.acks.append(delivery)
             else:
-                unit.nacks.append((delivery, failure))
+                unit.nacks.append((delivery, Failure(attempts)))
 
     def outcome(self, transaction: Transaction, committed: bool) -> None:
         """The transaction is committed, or nothing of it happened."""
@@ -151,6 +168,7 @@ class Settlement:
             for delivery in transaction.nacks:
                 if delivery.on_loan:
                     self._given_back(delivery, counted=True)
+            self._given({delivery.reader.queue for delivery in transaction.nacks})
         orphans = [d for d in (*transaction.acks, *transaction.nacks) if d.orphaned]
         self.give_back(orphans, counted=True, reason="connection lost")
         for queue in {d.reader.queue for d in (*transaction.acks, *transaction.nacks)}:
@@ -204,18 +222,23 @@ class Settlement:
         delivery.reader.queue.acked(delivery)
         self._stats.settled += 1
 
-    def _given_back(self, delivery: Delivery, counted: bool) -> bool:
+    def _given_back(self, delivery: Delivery, counted: bool, delay: int | None = None) -> int:
+        """End a loan that did not end well; until when the message is hidden (us), 0 if it is not."""
+        queue, reader = delivery.reader.queue, delivery.reader
         self._supply.ended(delivery)
-        kept = delivery.reader.queue.failed(delivery, counted=counted)
+        wait = 0
         if counted:
             self._stats.failed += 1
+            wait = queue.backoff(delivery.attempts + 1) if delay is None else delay
         else:
             self._stats.released += 1
-        self._stats.discarded += not kept
-        return kept
-
-    def _failure(self, delivery: Delivery, counted: bool, reason: str) -> Failure:
-        return Failure(delivery.attempts + counted, 0, reason)
+        until = self._now() + wait * 1000 if wait else 0
+        queue.failed(delivery, counted=counted, hidden_until=until)
+        hidden = reader.on_loan.get(delivery.seq)
+        if hidden is None or not hidden.delayed:
+            return 0
+        self._supply.ends(hidden)
+        return until
 
     def _end_loans(self, queue: Queue) -> None:
         for delivery in queue.loans():
@@ -223,5 +246,10 @@ class Settlement:
             queue.unlink(delivery)
 
     def _lapsed(self, deliveries: list[Delivery]) -> None:
-        self._stats.lapsed += len(deliveries)
-        self.give_back(deliveries, counted=True, reason="lease over")
+        lapsed = [delivery for delivery in deliveries if not delivery.delayed]
+        self._stats.lapsed += len(lapsed)
+        self.give_back(lapsed, counted=True, reason="lease over")
+        shown = [delivery for delivery in deliveries if delivery.delayed]
+        for delivery in shown:
+            delivery.reader.give_back(delivery, delivery.attempts)
+        self._given({delivery.reader.queue for delivery in shown})

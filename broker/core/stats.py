@@ -30,8 +30,10 @@ class BrokerStats:
     released: int = 0
     #: Messages dropped because their time was over.
     expired: int = 0
-    #: Messages dropped because they had failed too often.
+    #: Messages that had failed too often or were rejected: dropped, or moved.
     discarded: int = 0
+    #: Messages moved to another queue because they expired, had failed too often or were rejected.
+    moved: int = 0
     #: Messages removed by purge or with their queue.
     purged: int = 0
     #: Loans restarted.
@@ -64,6 +66,8 @@ class QueueStats(msgspec.Struct, frozen=True):
     niced: int = 0
     #: The highest delivery id given to a lane that still holds something; 0 when none does.
     last_id: int = 0
+    #: Why messages that should leave the queue stay; empty while nothing holds them.
+    blocked: str = ""
     published: int = 0
     delivered: int = 0
     settled: int = 0
@@ -71,6 +75,7 @@ class QueueStats(msgspec.Struct, frozen=True):
     released: int = 0
     expired: int = 0
     discarded: int = 0
+    moved: int = 0
 
 
 def stats_of(queue: Queue) -> QueueStats:
@@ -89,6 +94,7 @@ def stats_of(queue: Queue) -> QueueStats:
         urgent=sum(reader.waiting for reader in queue.readers if reader.priority < 0),
         niced=sum(reader.waiting for reader in queue.readers if reader.priority > 0),
         last_id=max(ids, default=0),
+        blocked=queue.blocked,
         published=counts.published,
         delivered=counts.delivered,
         settled=counts.settled,
@@ -96,4 +102,5 @@ def stats_of(queue: Queue) -> QueueStats:
         released=counts.released,
         expired=counts.expired,
         discarded=counts.discarded,
+        moved=counts.moved,
     )

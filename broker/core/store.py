@@ -84,7 +84,8 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
 
     #: Deliveries that failed: nack, lease over, connection lost. Never a restart.
     attempts: int = 0
-    #: Until when nobody else may have it (us of the wall clock): a lease over HTTP, a delayed nack. 0 = free.
+    #: Until when nobody else may have it (us of the wall clock); 0 = free. Positive: a lease, whose end is a further
+    #: failure. Negative: it is held back until ``-due`` after a failure that is counted already.
     due: int = 0
     reason: str = ""
 

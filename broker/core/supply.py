@@ -15,7 +15,7 @@ from broker.core.deadlines import Deadlines
 from broker.core.delivery import Delivery
 from broker.core.directory import Directory
 from broker.core.journal import RETRY_AFTER, Journal
-from broker.core.queue import Queue
+from broker.core.queue import Move, Queue
 from broker.core.reader import Reader
 from broker.core.stats import BrokerStats
 from broker.core.store import Failure, IStore
@@ -53,6 +53,8 @@ class Supply:
         self._stats = stats
         #: Called with loans that ended by themselves.
         self.lapsed: Callable[[list[Delivery]], None] = lambda deliveries: None
+        #: Called with what is to leave its queue.
+        self.move: Callable[[list[Move]], None] = lambda moves: None
         self._deadlines: Deadlines[Delivery] = Deadlines()
         self._alarm: IDelayedCall | None = None
         self._alarm_at = 0
@@ -108,13 +110,28 @@ class Supply:
             self._journal.fail(delivery.reader, delivery.seq, Failure(delivery.attempts, delivery.due))
             self.ends(delivery)
 
-    def fetch(self, queue: Queue) -> None:
-        """Tell the store what the queue settled by itself, and fetch what it lacks."""
+    def flush(self, queue: Queue) -> None:
+        """Tell the store what the queue settled by itself, and let go what is to leave it."""
         settled, queue.settled = queue.settled, []
-        self._stats.expired += len(settled)
-        for reader, seq in settled:
+        for reader, seq, reason in settled:
+            self._count(reason)
             if reader.lane.durable:
                 self._journal.settle(reader, seq, seq + 1)
+        if queue.moves:
+            moves, queue.moves = queue.moves, []
+            for move in moves:
+                self._count(move.reason)
+            self.move(moves)
+
+    def _count(self, reason: str) -> None:
+        if reason == "expired":
+            self._stats.expired += 1
+        else:
+            self._stats.discarded += 1
+
+    def fetch(self, queue: Queue) -> None:
+        """Tell the store what the queue settled by itself, and fetch what it lacks."""
+        self.flush(queue)
         for reader in queue.lacks:
             if reader.behind:
                 if not reader.loading:

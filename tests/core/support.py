@@ -12,7 +12,7 @@ from zope.interface import implementer
 
 from broker.core.broker import Broker
 from broker.core.message import Message
-from broker.core.policy import Policy
+from broker.core.policy import Policies, Policy
 from broker.core.store import Batch, Committed, Group, Inventory, IStore, Sizes
 from broker.errors import StoreUnavailable
 from broker.storage.memory import MemoryStore
@@ -112,9 +112,9 @@ class Holding:
 class Bench:
     """A broker on the bench: its store, its clock, and one start after the other."""
 
-    def __init__(self, store: MemoryStore | Holding | None = None, policy: Policy = Policy()) -> None:  # noqa: B008
+    def __init__(self, store: MemoryStore | Holding | None = None, policy: Policy | Policies = Policy()) -> None:  # noqa: B008
         self.memory = store or MemoryStore()
-        self.policy = policy
+        self.policy: Policy | Policies = policy
         self.passed = 0.0
         self.boot()
 

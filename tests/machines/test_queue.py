@@ -62,7 +62,9 @@ class QueueMachine(RuleBasedStateMachine):
                 reader.window.end = start
                 messages = self.stored[reader.lane.id][start : start + 2]
                 reader.window.load(start, len(messages), pack(messages))
-        for reader, seq in self.queue.settled:
+        for reader, seq, reason in self.queue.settled:
+            if reason != "expired":
+                continue  # `end` has seen to it
             gone = self.waiting.pop(self.stored[reader.lane.id][seq].stamp)
             assert 0 < gone.expires <= self.now
         self.queue.settled.clear()

@@ -1,0 +1,114 @@
+"""Moving: what cannot be delivered goes to another queue, with its reason, in the commit that settles it here.
+
+A message on its way is on loan to nobody. If its target is full or paused, or the store does not commit, it stays
+where it is, its queue says why (`Queue.blocked`), and it is tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from broker.core.destination import Destination, Kind
+from broker.core.directory import Directory
+from broker.core.journal import Append, Journal, Unit
+from broker.core.message import Message
+from broker.core.queue import Move
+from broker.core.stats import BrokerStats
+
+#: Seconds until what could not be moved is tried again.
+RETRY_AFTER = 1.0
+#: Moves begun in one reactor turn.
+MAX_PER_TURN = 500
+
+
+class Moving:
+    """Moves messages between queues. `route` makes a place for a message, `arrived` tells of its outcome."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        now: Callable[[], int],
+        directory: Directory,
+        journal: Journal,
+        stats: BrokerStats,
+    ) -> None:
+        self._clock = clock
+        self._now = now
+        self._directory = directory
+        self._journal = journal
+        self._stats = stats
+        self._waiting: list[Move] = []
+        self._call: IDelayedCall | None = None
+        self._stopped = False
+        #: Given by the broker: its own way in.
+        self.accept: Callable[[Message], Message] = lambda message: message
+        self.route: Callable[[Destination, Message], Append | None] = lambda destination, message: None
+        self.arrived: Callable[[Append, bool], None] = lambda append, committed: None
+
+    def move(self, moves: list[Move]) -> None:
+        """Begin to move these; each is on loan to nobody until it is gone."""
+        self._waiting += moves
+        self._begin()
+
+    def stop(self) -> None:
+        """Begin nothing more."""
+        self._stopped = True
+        if self._call is not None and self._call.active():
+            self._call.cancel()
+
+    def _begin(self) -> None:
+        """Begin what can be moved now; look again later at what cannot."""
+        if self._stopped:
+            return
+        waiting, self._waiting = self._waiting[:MAX_PER_TURN], self._waiting[MAX_PER_TURN:]
+        blocked = [move for move in waiting if not self._begun(move)]
+        later = RETRY_AFTER if not self._waiting else 0.0
+        self._waiting += blocked
+        if self._waiting and (self._call is None or not self._call.active()):
+            self._call = self._clock.callLater(later, self._begin)
+
+    def _begun(self, move: Move) -> bool:
+        """Start one move; False if its target takes nothing now."""
+        delivery, source = move.delivery, move.delivery.reader.queue
+        if not delivery.on_loan:
+            return True  # settled or purged meanwhile
+        target = self._directory.queues.get(move.target)
+        if target is not None and (target.full or target.policy.paused):
+            source.blocked = f"{move.target} is {'paused' if target.policy.paused else 'full'}"
+            return False
+        source.blocked = ""
+        append = self.route(Destination(Kind.QUEUE, move.target), self.accept(self._as_moved(move)))
+        assert append is not None
+        unit = Unit([append], append.message.size, settles=[(delivery.reader, delivery.seq)])
+
+        def ended(committed: bool) -> None:
+            self.arrived(append, committed)
+            if committed and delivery.on_loan:
+                delivery.reader.settle(delivery.seq)
+                source.counts.moved += 1
+                self._stats.moved += 1
+            elif not committed:
+                source.blocked = "the store does not commit"
+                self.move([move])
+
+        unit.ended = ended
+        _ = self._journal.append(unit).addErrback(lambda _: None)  # `ended` knows, and tries again
+        return True
+
+    def _as_moved(self, move: Move) -> Message:
+        """The message as its target gets it: a new life, with what became of the old one in its headers."""
+        delivery, message = move.delivery, move.delivery.message
+        headers = message.headers | {
+            "origin": delivery.message_id,
+            "original-destination": str(delivery.reader.queue.destination),
+            "dead-letter-reason": move.reason,
+            "dead-letter-attempts": str(delivery.attempts),
+            "dead-letter-time": str(self._now() // 1000),
+        }
+        return msgspec.structs.replace(message, headers=headers, expires=0, ttl=0, max_attempts=0)
