@@ -74,6 +74,8 @@ class SQLiteStore:
         self._ledger = Ledger(track=True)
         self._unfolded = Unfolded()
         self._last = 0
+        #: The record after the last one may be there, left by a commit whose outcome could not be seen.
+        self._doubted = False
         self._preparing = False
         self._fold: Folding | None = None
         self._fold_after = 0.0
@@ -202,21 +204,23 @@ class SQLiteStore:
         ledger, cid = self._ledger, self._last + 1
         before = ledger.before(group)
         try:
-            return await self._file.write(writing.write_group, group, cid, bases, before, ledger, folding)
+            written = await self._file.write(
+                writing.write_group, group, cid, bases, before, ledger, folding, self._doubted
+            )
         except StoreUnavailable:
             # An error that comes after the commit was done must not make the next one use its number again.
-            found = await self._find(cid)
-            if found is None:
+            try:
+                found = await self._file.read(reading.find, cid)
+            except StoreUnavailable:
+                # Nobody knows. It is told as failed, so the next one must take its place, not be taken for it.
+                self._doubted = True
+                raise
+            if found is None or self._doubted:
                 raise
             directory, size = found
             return record.decode(directory), size, len(directory)
-
-    async def _find(self, cid: int) -> tuple[bytes, int] | None:
-        """After an error: what is stored of record `cid`; None: nothing, or the file cannot be read either."""
-        try:
-            return await self._file.read(reading.find, cid)
-        except StoreUnavailable:
-            return None
+        self._doubted = False
+        return written
 
     # -- folding
 

@@ -38,14 +38,20 @@ def write_group(
     before: dict[int, int],
     ledger: Ledger,
     folding: Folding | None,
+    doubted: bool = False,
 ) -> tuple[Directory, int, int]:
-    """Write a group as record `cid`; its directory, and the bytes of its data and of its directory."""
+    """Write a group as record `cid`; its directory, and the bytes of its data and of its directory.
+
+    `doubted`: there may be such a record, which nobody was told of; this one takes its place.
+    """
     written = record.build(group, bases, before)
     directory = record.encode(written.directory)
     if folding is not None:
         write_fold(connection, folding, ledger, cid - 1)
     if written.rows:
         insert_batches(connection, written.rows)
+    if doubted:
+        connection.execute("DELETE FROM rec WHERE cid = ?", (cid,))
     connection.execute("INSERT INTO rec (cid, dir, data) VALUES (?, ?, ?)", (cid, directory, written.data))
     return written.directory, len(written.data), len(directory)
 
