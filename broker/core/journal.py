@@ -124,6 +124,8 @@ class Journal:
         self._telling = False
         self._retry: IDelayedCall | None = None
         self._closed = False
+        #: Fires after the next commit, however it ends.
+        self._outcome: Deferred[None] | None = None
         self.last_stamp = 0
         #: Commits that reached the disk, and what the last failed one said ("" while all is well).
         self.commits = 0
@@ -219,6 +221,9 @@ class Journal:
         finally:
             self._telling = False
         self._start()
+        outcome, self._outcome = self._outcome, None
+        if outcome is not None:
+            outcome.callback(None)
 
     def _try_again(self) -> None:
         self._retry = None
@@ -356,12 +361,14 @@ class Journal:
 
     async def close(self) -> None:
         """Commit what there is, once; what the store does not take now is what a crash would lose."""
+        while not self.trouble and (self._units or self._alone or self._facts or self._under_way):
+            self._outcome = Deferred()
+            self._start()
+            await self._outcome  # not `durable`, which waits for a disk that may never come back
+        self._closed = True
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-        while not self.trouble and (self._units or self._alone or self._facts or self._under_way):
-            await self.durable()
-        self._closed = True
         left, self._facts = self._facts, _Facts()
         for waiter in left.waiters:
             waiter.errback(Stopping("the broker is stopping and could not store this"))
