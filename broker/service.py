@@ -183,7 +183,7 @@ def build(
             lock = Lock(config.data)
             taken.callback(lock.release)
             store = SQLiteStore(config.data, sync=config.sync)
-        broker = Broker(store, reactor, policy=config.defaults)
+        broker = Broker(store, reactor, policy=config.policies)
         result = BrokerService(broker, reactor, lock)
         for wish in wishes:
             try:
@@ -214,7 +214,7 @@ def build(
 
 def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:
     """What speaks to whoever comes in by `way`."""
-    size = config.defaults.max_message_size
+    size = config.max_message_size
     match wish.front:
         case "memcache":
             flush_all = wish.flush_all == "on" or (wish.flush_all is None and way.local)

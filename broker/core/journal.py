@@ -362,9 +362,9 @@ class Journal:
     async def close(self) -> None:
         """Commit what there is, once; what the store does not take now is what a crash would lose."""
         while not self.trouble and (self._units or self._alone or self._facts or self._under_way):
-            self._outcome = Deferred()
+            outcome = self._outcome = Deferred()
             self._start()
-            await self._outcome  # not `durable`, which waits for a disk that may never come back
+            await outcome  # not `durable`, which waits for a disk that may never come back
         self._closed = True
         if self._retry is not None:
             self._retry.cancel()

@@ -16,6 +16,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lease: int = 30_000
     #: The longest a message may wait.
     ttl: int = 0
+    #: The longest a message may wish to wait; a longer wish is shortened.
+    max_ttl: int = 0
     #: Failed deliveries before a message is given up.
     max_attempts: int = 0
     #: The queue to which goes what has failed ``max_attempts`` times or was rejected; empty: it is dropped.
@@ -64,6 +66,31 @@ class Policies:
             if matcher.fullmatch(name):
                 policy = msgspec.structs.replace(policy, **says)
         return policy
+
+
+def overlap(first: str, second: str) -> bool:
+    """True if some name matches both patterns."""
+    ends = {(0, 0)}  # pairs of places up to which both patterns have matched the same name
+    seen = set(ends)
+    while ends:
+        one, other = ends.pop()
+        if one == len(first) and other == len(second):
+            return True
+        a, b = first[one : one + 1], second[other : other + 1]
+        following = set()
+        if a == "*":
+            following.add((one + 1, other))
+            if b:
+                following.add((one, other + 1))
+        if b == "*":
+            following.add((one, other + 1))
+            if a:
+                following.add((one + 1, other))
+        if a and b and "*" not in (a, b) and (a == b or "?" in (a, b)):
+            following.add((one + 1, other + 1))
+        ends |= following - seen
+        seen |= following
+    return False
 
 
 def _translated(pattern: str) -> str:

@@ -148,7 +148,9 @@ class Queue:
 
     def expires(self, reader: Reader, seq: int, message: Message) -> int:
         """When message `seq` must not be delivered any more (us); 0 = never."""
-        expires = message.expires
+        expires, longest = message.expires, self.policy.max_ttl
+        if expires and longest:
+            expires = min(expires, message.stamp + longest * 1000)
         for ttl in (reader.terms.at(seq).ttl, self.policy.ttl):
             if ttl and (not expires or message.stamp + ttl * 1000 < expires):
                 expires = message.stamp + ttl * 1000

@@ -87,9 +87,7 @@ class Settlement:
         """`Broker.reject`."""
         rejected = self._held(deliveries)
         for delivery in rejected:
-            self._supply.ended(delivery)
-            delivery.reader.queue.rejected(delivery)
-            self._stats.failed += 1
+            self._rejected(delivery)
             if delivery.reader.lane.durable and delivery.seq not in delivery.reader.bits:
                 self._journal.fail(delivery.reader, delivery.seq, Failure(delivery.attempts, 0, "rejected"))
         self._given({delivery.reader.queue for delivery in rejected})
@@ -149,11 +147,12 @@ class Settlement:
         for delivery in transaction.acks:
             if delivery.reader.lane.durable:
                 unit.acks.append(delivery)
-        for delivery in transaction.nacks:
+        for delivery in (*transaction.nacks, *transaction.rejects):
             if not delivery.reader.lane.durable:
                 continue
             attempts, limit = delivery.attempts + 1, delivery.max_attempts
-            if limit and attempts >= limit and not delivery.reader.queue.policy.dead_letter:
+            over = delivery in transaction.rejects or (limit and attempts >= limit)
+            if over and not delivery.reader.queue.policy.dead_letter:
                 unit.acks.append(delivery)
             else:
                 unit.nacks.append((delivery, Failure(attempts)))
@@ -168,12 +167,12 @@ class Settlement:
             for delivery in transaction.nacks:
                 if delivery.on_loan:
                     self._given_back(delivery, counted=True)
-            self._given({delivery.reader.queue for delivery in transaction.nacks})
-        orphans = [d for d in (*transaction.acks, *transaction.nacks) if d.orphaned]
+            for delivery in transaction.rejects:
+                if delivery.on_loan:
+                    self._rejected(delivery)
+        orphans = [delivery for delivery in transaction.deliveries if delivery.orphaned]
         self.give_back(orphans, counted=True, reason="connection lost")
-        for queue in {d.reader.queue for d in (*transaction.acks, *transaction.nacks)}:
-            if queue.wanted:
-                self._supply.pump_soon(queue)
+        self._given({delivery.reader.queue for delivery in transaction.deliveries})
 
     # -- whole queues
 
@@ -221,6 +220,11 @@ class Settlement:
         self._supply.ended(delivery)
         delivery.reader.queue.acked(delivery)
         self._stats.settled += 1
+
+    def _rejected(self, delivery: Delivery) -> None:
+        self._supply.ended(delivery)
+        delivery.reader.queue.rejected(delivery)
+        self._stats.failed += 1
 
     def _given_back(self, delivery: Delivery, counted: bool, delay: int | None = None) -> int:
         """End a loan that did not end well; until when the message is hidden (us), 0 if it is not."""

@@ -28,6 +28,7 @@ class Transaction:
         self.publishes: list[tuple[Destination, Message]] = []
         self.acks: list[Delivery] = []
         self.nacks: list[Delivery] = []
+        self.rejects: list[Delivery] = []
         #: Bytes it holds.
         self.size = 0
         #: Actions in it.
@@ -51,6 +52,15 @@ class Transaction:
         """Give back at commit as failed; `NotFound` as for `ack`."""
         self.nacks += self._claim(deliveries)
 
+    def reject(self, deliveries: Iterable[Delivery]) -> None:
+        """Never deliver again, from the commit on; `NotFound` as for `ack`."""
+        self.rejects += self._claim(deliveries)
+
+    @property
+    def deliveries(self) -> list[Delivery]:
+        """Everything on loan that it concerns."""
+        return [*self.acks, *self.nacks, *self.rejects]
+
     def commit(self) -> Deferred[None]:
         """Make all of it durable and true; fires then. Fails: nothing of it happened, and the transaction is over."""
         self._open()
@@ -65,7 +75,7 @@ class Transaction:
 
     def free(self) -> None:
         """Its deliveries belong to no transaction any more."""
-        for delivery in (*self.acks, *self.nacks):
+        for delivery in self.deliveries:
             delivery.claimed = False
 
     def _claim(self, deliveries: Iterable[Delivery]) -> list[Delivery]:

@@ -85,7 +85,7 @@ class Session:
             case "NACK":
                 if not self._dialect.has_nack:
                     raise Refused(f"NACK not supported in {self._dialect.version}")
-                return self._settle(headers, "discard" if headers.get("requeue") == "false" else "nack")
+                return self._settle(headers, "reject" if headers.get("requeue") == "false" else "nack")
             case "SUBSCRIBE":
                 self._subscribe(headers)
             case "UNSUBSCRIBE":
@@ -240,10 +240,10 @@ class Session:
             if transaction is None and (taken := consumer.take(delivery_number)):
                 consumer.forget(taken)
                 deliveries = loaned(taken, delivery_number)
-                if kind != "nack":
-                    return self._broker.ack(deliveries)
-                self._broker.nack(deliveries, reason="rejected")
-                return None
+                if kind == "nack":
+                    self._broker.nack(deliveries, reason="nack")
+                    return None
+                return (self._broker.ack if kind == "ack" else self._broker.reject)(deliveries)
         raise Refused("Message not found", "the frame names no unsettled delivery of this session")
 
     def _named(self, headers: dict[str, str]) -> Iterator[tuple[Consumer, int]]:

@@ -34,7 +34,7 @@ class OpenTransaction:
         self.core.publish(destination, message)
 
     def settle(self, consumer: Consumer, number: int, kind: str) -> None:
-        """An ACK or NACK of delivery `number`; `kind` is "ack", "nack" or "discard"."""
+        """An ACK or NACK of delivery `number`; `kind` is "ack", "nack" or "reject"."""
         self._act()
         taken = consumer.take(number)
         if not taken:
@@ -43,8 +43,8 @@ class OpenTransaction:
                 raise Refused("Message not found", f"delivery {number} is settled otherwise in this transaction")
             return
         self._claimed.setdefault(consumer, {}).update(taken)
-        claim = self.core.nack if kind == "nack" else self.core.ack
-        claim(loaned(taken, number))
+        claims = {"ack": self.core.ack, "nack": self.core.nack, "reject": self.core.reject}
+        claims[kind](loaned(taken, number))
         for one in taken:
             if one != number:
                 self._covered[consumer, one] = kind

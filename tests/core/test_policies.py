@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from broker.core.delivery import Delivery
 from broker.core.destination import queue
 from broker.core.moving import RETRY_AFTER
-from broker.core.policy import Policies, Policy, Rule
+from broker.core.policy import Policies, Policy, Rule, overlap
 from broker.errors import NotFound
 from tests.core.support import Bench, result, start, text
 
@@ -54,6 +56,13 @@ def test_a_pattern_means_its_characters_but_for_two(name: str, pattern: str) -> 
         assert matches == (name == pattern)
     if pattern.strip("*") == "" and pattern:
         assert matches
+
+
+@given(st.text(alphabet="ab*?", max_size=5), st.text(alphabet="ab*?", max_size=5))
+def test_patterns_overlap_if_a_name_matches_both(first: str, second: str) -> None:
+    one, other = (Policies(rules=[Rule(pattern, {"ttl": 1})]) for pattern in (first, second))
+    names = ("".join(name) for length in range(6) for name in itertools.product("ab", repeat=length))
+    assert overlap(first, second) is any(one.of(name).ttl == other.of(name).ttl == 1 for name in names)
 
 
 # -- dead letters
@@ -156,6 +165,18 @@ def test_a_transaction_that_nacks_for_the_last_time_moves_the_message() -> None:
     assert (take(on), on.broker.queue_stats("dead").ready) == (None, 1)
 
 
+def test_a_transaction_rejects_with_its_commit() -> None:
+    on = bench(dead_letter="dead")
+    put(on)
+    transaction = on.broker.begin()
+    delivery = taken(on)
+    transaction.reject([delivery])
+    assert delivery.on_loan
+    result(transaction.commit())
+    on.turn()
+    assert (take(on), on.broker.queue_stats("dead").ready) == (None, 1)
+
+
 # -- expiry
 
 
@@ -170,6 +191,14 @@ def test_what_waited_too_long_goes_where_the_policy_says() -> None:
     assert on.broker.stats.expired == 1
     on.boot()
     assert on.broker.queue_stats("q").ready == 0
+
+
+def test_a_wish_above_max_ttl_is_shortened() -> None:
+    on = bench(max_ttl=2000)
+    put(on, ttl=60_000)
+    put(on, body="without a wish")
+    on.turn(2)
+    assert taken(on).message.body == b"without a wish"
 
 
 # -- delays after failures
