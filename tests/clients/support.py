@@ -90,8 +90,17 @@ class Memcache:
         assert self._client.get(f"{name}/close") is None
         return taken
 
+    def look(self, name: str) -> Taken | None:
+        """The next message, which stays; None if there is none."""
+        seen: Taken | None = self._client.get(f"{name}/peek")
+        return seen
+
     def close(self) -> None:
         self._client.close()
+
+
+class Refused(Exception):
+    """The broker sent an ERROR; its `message`."""
 
 
 class Stomp(stomp.ConnectionListener):  # type: ignore[misc]
@@ -115,6 +124,8 @@ class Stomp(stomp.ConnectionListener):  # type: ignore[misc]
 
     def _next(self, command: str) -> Frame:
         found, frame = self._frames.get(timeout=PATIENCE)
+        if found == "ERROR":
+            raise Refused(frame.headers["message"])
         assert found == command, (found, frame.headers, frame.body)
         return frame
 
@@ -159,7 +170,15 @@ class Http:
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = {}
     ) -> tuple[int, Mapping[str, str], bytes]:
         """A request; its status, the header fields under lower-case names, and the body."""
+        self.begin(method, path, body, headers)
+        return self.end()
+
+    def begin(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = {}) -> None:
+        """Send a request."""
         self._client.request(method, path, body, dict(headers))
+
+    def end(self) -> tuple[int, Mapping[str, str], bytes]:
+        """Wait for its answer, which is as that of `ask`."""
         response = self._client.getresponse()
         return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
 

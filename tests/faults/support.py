@@ -10,9 +10,10 @@ from typing import Any
 
 import attrs
 from twisted.enterprise.adbapi import ConnectionPool
-from twisted.internet.task import Clock
+from twisted.internet import reactor
+from twisted.internet.task import Clock, deferLater
 
-from broker.core.broker import Broker, Published
+from broker.core.broker import Broker
 from broker.core.delivery import Delivery
 from broker.core.destination import queue
 from broker.core.message import Message
@@ -64,12 +65,19 @@ class Disk:
                 if not sql.startswith("INSERT INTO rec"):
                     return super().execute(sql, *parameters)
                 disk.tried += 1
-                super().execute(f"PRAGMA max_page_count={disk.pages or 2**32 - 2}").close()
+                self._limit()
                 disk.meet("before INSERT")
                 done = super().execute(sql, *parameters)
                 self.commits_group = True
                 disk.meet("after INSERT")
                 return done
+
+            def executemany(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+                self._limit()
+                return super().executemany(sql, *parameters)
+
+            def _limit(self) -> None:
+                super().execute(f"PRAGMA max_page_count={disk.pages or 2**32 - 2}").close()
 
             def commit(self) -> None:
                 commits_group, self.commits_group = self.commits_group, False
@@ -106,10 +114,10 @@ async def opened(path: Path, disk: Disk | None = None, clock: Clock | None = Non
         await broker.stop()
 
 
-async def put(broker: Broker, body: bytes, name: str = "q") -> Published | None:
-    """Publish; None: it was refused because of the disk."""
+async def put(broker: Broker, body: bytes, name: str = "q") -> str | None:
+    """Publish; the message's id, or None: it was refused because of the disk."""
     try:
-        return await broker.publish(queue(name), Message(body=body))
+        return (await broker.publish(queue(name), Message(body=body))).message_id
     except StoreUnavailable:
         return None
 
@@ -130,8 +138,16 @@ async def emptied(broker: Broker, name: str = "q") -> list[bytes]:
     return bodies
 
 
-def numbers(published: list[Published]) -> list[int]:
+def numbers(message_ids: list[str]) -> list[int]:
     """Where in their lane messages are; they must be in one."""
-    places = [one.message_id.split(".") for one in published]
+    places = [message_id.split(".") for message_id in message_ids]
     assert len({lane for lane, _ in places}) == 1
     return [int(seq) for _, seq in places]
+
+
+async def tried_again(disk: Disk, clock: Clock) -> None:
+    """Let the time pass after which the broker tries once more, and the commit have its outcome."""
+    before = disk.tried
+    while disk.tried == before:
+        clock.advance(0.1)
+        await deferLater(reactor, 0.001)

@@ -10,11 +10,10 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
-from broker.core.broker import Published
 from broker.core.destination import queue, topic
 from broker.core.message import Message
 from broker.errors import Stopping, StoreUnavailable
-from tests.faults.support import PLACES, Disk, emptied, numbers, opened, put, take
+from tests.faults.support import PLACES, Disk, emptied, numbers, opened, put, take, tried_again
 from tests.support import tx
 
 #: Places at which nothing of the commit is kept.
@@ -131,14 +130,6 @@ async def test_acks_wait_for_the_disk(tmp_path: Path) -> None:
         assert await emptied(broker) == [b"3", b"4"]
 
 
-async def tried_again(disk: Disk, clock: Clock) -> None:
-    """Let the time pass after which the broker tries once more, and the commit have its outcome."""
-    before = disk.tried
-    while disk.tried == before:
-        clock.advance(0.1)
-        await deferLater(reactor, 0.001)
-
-
 @tx()
 async def test_a_producer_that_comes_again_brings_the_acks_along(tmp_path: Path) -> None:
     disk, clock = Disk(), Clock()
@@ -222,7 +213,7 @@ async def test_a_disk_that_fails_now_and_then(tmp_path: Path, seed: int) -> None
     """A third of the commits fails, anywhere, while messages come and go, large enough for folds between them."""
     chance = random.Random(seed)
     disk, clock = Disk(lambda tried, at: chance.random() < 0.1), Clock()
-    confirmed: list[Published] = []
+    confirmed: list[str] = []
     bodies: list[bytes] = []
     settled: list[bytes] = []
 
