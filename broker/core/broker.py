@@ -11,44 +11,32 @@ import gc
 import time
 from collections.abc import Callable, Iterable
 
-import attrs
-import msgspec
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from broker.core.clock import Delays
 from broker.core.delivery import Delivery
 from broker.core.destination import Destination, Kind, check_name
 from broker.core.directory import Directory
 from broker.core.freeing import Freeing
-from broker.core.journal import Append, Journal, Unit
+from broker.core.journal import Journal, Unit
 from broker.core.message import Message
 from broker.core.moving import Moving
 from broker.core.policy import BindingPolicy, Policies, Policy
+from broker.core.publishing import Published, Publishing
 from broker.core.queue import Queue, Subscription
 from broker.core.settlement import Settlement
 from broker.core.stats import BrokerStats, QueueStats, stats_of
 from broker.core.store import IStore
 from broker.core.supply import Supply
-from broker.core.topic import live_subscription, offer
+from broker.core.topic import live_subscription
 from broker.core.transaction import Transaction
 from broker.core.window import Budget
-from broker.errors import MessageTooLarge, QueueFull, Stopping
+from broker.errors import Stopping
 
 #: From this many readers on, what a start has made is put out of the garbage collector's sight.
 _FREEZE = 10_000
-
-
-@attrs.define(eq=False, frozen=True)
-class Published:
-    """What became of a publish."""
-
-    #: The message's id, the same for every reader; ``live.<start>.<n>`` when it was not appended to any log.
-    message_id: str
-    #: The queues that got it, with its delivery id in each.
-    deliveries: dict[str, int]
-    #: Bound queues that were full and did not get it.
-    skipped: list[str]
 
 
 class Broker:
@@ -79,14 +67,11 @@ class Broker:
         self._journal = Journal(store, clock, self._directory, self._budget.allowance, self._committed)
         self._supply = Supply(store, clock, self.now, self._directory, self._journal, self.stats)
         self._settlement = Settlement(store, self.now, self._directory, self._journal, self._supply, self.stats)
-        self._moving = Moving(clock, self.now, self._directory, self._journal, self.stats)
-        self._moving.accept, self._moving.route, self._moving.arrived = self._accept, self._route, self._arrived
+        self._publishing = Publishing(self._directory, self._journal, self.stats, self.now, self._supply.pump)
+        self._delays = Delays(store, clock, self.now, self._directory, self._journal, self._publishing)
+        self._moving = Moving(clock, self.now, self._directory, self._journal, self._publishing, self.stats)
         self._supply.move = self._moving.move
         self._freeing = Freeing(store, clock)
-        self._live: dict[Destination, dict[Subscription, None]] = {}
-        self._live_count = 0
-        self._stamp = 0
-        self._stopping = False
 
     # -- life
 
@@ -100,9 +85,10 @@ class Broker:
             gc.enable()
         if len(inventory.readers) >= _FREEZE:
             gc.freeze()
-        self._stamp = inventory.last_stamp
+        self._publishing.stamp = inventory.last_stamp
         self.stats.started = self._wall()
         self._settlement.restore(inventory)
+        self._delays.start()
         if inventory.unclean_starts >= 2:
             self._log.warn(
                 "{starts} starts in a row ended in a crash: going carefully", starts=inventory.unclean_starts
@@ -112,9 +98,10 @@ class Broker:
 
     async def stop(self) -> None:
         """Take no new work, make durable what was accepted, and close the store."""
-        self._stopping = True
+        self._publishing.stopping = True
         self._supply.stop()
         self._moving.stop()
+        self._delays.stop()
         for reader in self._directory.readers.values():
             self._journal.unclaim(reader)
         await self._journal.close()
@@ -130,103 +117,21 @@ class Broker:
         """Microseconds of the wall clock."""
         return int(self._wall() * 1_000_000)
 
+    @property
+    def delayed(self) -> int:
+        """Messages that wait for their time."""
+        return self._delays.waiting
+
     # -- putting in
 
     def publish(self, destination: Destination, message: Message) -> Deferred[Published]:
         """Store one message; fires once it is on disk for every queue that reads it.
 
+        With a ``delay`` it is delivered only when that is over, and waits under an id of its own until then.
+
         Raises at once `MessageTooLarge`, `QueueFull`, `Stopping`; fails with `StoreUnavailable` or `StoreRefused`.
         """
-        self.check(destination, message)
-        message = self._accept(message)
-        append = self._route(destination, message)
-        if append is None:
-            return succeed(self._pass_on(destination, message))
-        unit = Unit([append], message.size, ended=lambda committed: self._arrived(append, committed))
-        return self._journal.append(unit).addCallback(lambda numbers: self._told(append, numbers[0]))
-
-    def check(self, destination: Destination, message: Message) -> None:
-        """Raise what `publish` would raise at once."""
-        if self._stopping:
-            raise Stopping("the broker is stopping")
-        queue = None
-        policy = self.policy
-        if destination.kind is Kind.QUEUE:
-            queue = self._directory.queues.get(destination.name)
-            policy = queue.policy if queue is not None else self._directory.policies.of(destination.name)
-        limit = policy.max_message_size
-        if limit and len(message.body) > limit:
-            raise MessageTooLarge(f"the body is {len(message.body)} bytes long, at most {limit} are allowed")
-        if queue is not None and queue.full:
-            raise QueueFull(f"queue {destination.name} holds {queue.policy.max_messages} messages, its limit")
-
-    def _accept(self, message: Message) -> Message:
-        """The message as it is kept: with a stamp of its own, and its time to live as a moment."""
-        self._stamp = self._journal.last_stamp = max(self.now(), self._stamp + 1)
-        expires = message.expires
-        if message.ttl:
-            end = self._stamp + message.ttl * 1000
-            expires = min(expires, end) if expires else end
-        return msgspec.structs.replace(message, stamp=self._stamp, expires=expires)
-
-    def _route(self, destination: Destination, message: Message) -> Append | None:
-        """Where it goes; None for a topic that no queue is bound to: nothing is appended."""
-        log = self._directory.log(destination)
-        readers: list[Queue] = list(log.bound)
-        if destination.kind is Kind.QUEUE:
-            if destination.name not in self._directory.queues:
-                self.stats.queues_created += 1
-            readers.append(self._directory.queue(destination.name))
-        elif not readers:
-            if not log.id:
-                del self._directory.logs[destination]
-            return None
-        lane = self._directory.lane(log, message.priority)
-        skipped = tuple(r for r in lane.readers if not r.own and r.queue.full) if log.bound else ()
-        full = {reader.queue for reader in skipped}
-        queues = tuple(queue for queue in readers if queue not in full)
-        for queue in queues:
-            queue.incoming += 1
-        return Append(lane, message, queues, skipped)
-
-    def _count(self, destination: Destination) -> None:
-        self.stats.published += 1
-        if destination.kind is Kind.TOPIC:
-            self.stats.published_to_topics += 1
-
-    def _arrived(self, append: Append, committed: bool) -> None:
-        """A publish has an outcome."""
-        for queue in append.queues:
-            queue.incoming -= 1
-            queue.counts.published += committed
-        if committed:
-            self._count(append.lane.destination)
-
-    def _told(self, append: Append, seq: int) -> Published:
-        lane = append.lane
-        if seq < 0:
-            return Published("", {}, [])
-        message_id = lane.message_id(seq)
-        if lane.destination.kind is Kind.TOPIC and lane.destination in self._live:
-            self._offer(lane.destination, append.message, message_id)
-        skipped = append.skipped
-        got = {r.queue.name: r.delivery_id(seq) for r in lane.readers if r not in skipped and r.terms.reads(seq)}
-        return Published(message_id, got, [reader.queue.name for reader in skipped])
-
-    # -- live subscribers of topics
-
-    def _offer(self, topic: Destination, message: Message, message_id: str) -> None:
-        for subscription in list(self._live.get(topic, ())):
-            offer(subscription, message, message_id)
-            self._supply.pump(subscription.queue)
-
-    def _pass_on(self, topic: Destination, message: Message) -> Published:
-        """A publish that no queue keeps: live subscribers get it, and that is all its receipt means."""
-        self._count(topic)
-        self._live_count += 1
-        message_id = f"live.{int(self.stats.started * 1000)}.{self._live_count}"
-        self._offer(topic, message, message_id)
-        return Published(message_id, {}, [])
+        return self._publishing.publish(destination, message)
 
     # -- taking
 
@@ -239,7 +144,7 @@ class Broker:
         """
         if destination.kind is Kind.TOPIC:
             subscription = live_subscription(destination, deliver, prefetch, self.policy)
-            self._live.setdefault(destination, {})[subscription] = None
+            self._publishing.live.setdefault(destination, {})[subscription] = None
             return subscription
         queue = self._directory.queue(destination.name)
         subscription = Subscription(queue, destination, deliver, prefetch)
@@ -262,9 +167,10 @@ class Broker:
     def unsubscribe(self, subscription: Subscription) -> None:
         """Deliver nothing more to it; what it has on loan stays on loan until it is acked, nacked or released."""
         subscription.queue.detach(subscription)
-        subscribers = self._live.get(subscription.destination)
+        live = self._publishing.live
+        subscribers = live.get(subscription.destination)
         if subscribers is not None and subscribers.pop(subscription, self) is None and not subscribers:
-            del self._live[subscription.destination]
+            del live[subscription.destination]
         self._forget(subscription.queue)
 
     async def take(self, queue: str, *, wait: float = 0.0, leased: bool = False, lease: int = 0) -> Delivery | None:
@@ -372,31 +278,19 @@ class Broker:
 
     def begin(self) -> Transaction:
         """A transaction: publishes and settlements that become true together, or not at all."""
-        return Transaction(self.check, self._commit)
+        return Transaction(self._publishing.check, self._commit)
 
     def _commit(self, transaction: Transaction) -> Deferred[None]:
-        accepted = [(destination, self._accept(message)) for destination, message in transaction.publishes]
-        published = [(destination, message, self._route(destination, message)) for destination, message in accepted]
-        appends = [append for _, _, append in published if append is not None]
-        unit = Unit(appends, transaction.size)
+        published = self._publishing.transacted(transaction.publishes)
+        unit = Unit(published.appends, transaction.size)
         self._settlement.add(unit, transaction)
 
         def ended(committed: bool) -> None:
-            for append in appends:
-                self._arrived(append, committed)
+            published.ended(committed)
             self._settlement.outcome(transaction, committed)
 
         unit.ended = ended
-
-        def told(numbers: list[int]) -> None:
-            following = iter(numbers)
-            for destination, message, append in published:
-                if append is not None:
-                    self._told(append, next(following))
-                else:
-                    self._pass_on(destination, message)
-
-        return self._journal.append(unit).addCallback(told)
+        return self._journal.append(unit).addCallback(published.told)
 
     # -- queues and topics
 
@@ -419,7 +313,7 @@ class Broker:
 
     async def bind(self, queue: str, source: Destination, policy: BindingPolicy = BindingPolicy()) -> None:  # noqa: B008
         """`queue` gets what `source` gets, from now on, on these terms; they replace those of an earlier bind."""
-        if self._stopping:
+        if self._publishing.stopping:
             raise Stopping("the broker is stopping")
         if self._directory.bind(self._directory.queue(check_name(queue)), source, policy):
             self.stats.bound += 1

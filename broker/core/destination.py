@@ -21,6 +21,8 @@ class Kind(enum.Enum):
 
     QUEUE = "queue"
     TOPIC = "topic"
+    #: The delayed messages of ten seconds; the name is the number of that stretch of time since 1970.
+    SLOT = "slot"
 
 
 class Destination(msgspec.Struct, frozen=True, array_like=True):

@@ -49,6 +49,8 @@ class Directory:
     def __init__(self, policies: Policies, budget: Budget) -> None:
         self.logs: dict[Destination, Log] = {}
         self.queues: dict[str, Queue] = {}
+        #: The readers of delayed messages, each the queue of its own slot.
+        self.slots: dict[str, Queue] = {}
         self.readers: dict[int, Reader] = {}
         self.policies = policies
         self._budget = budget
@@ -73,6 +75,16 @@ class Directory:
             queue.id = self.log(queue.destination).id
         return queue
 
+    def _own(self, destination: Destination) -> Queue:
+        """The queue whose own log `destination` is."""
+        if destination.kind is Kind.QUEUE:
+            return self.queue(destination.name)
+        slot = self.slots.get(destination.name)
+        if slot is None:
+            slot = self.slots[destination.name] = Queue(destination.name, destination, self.policies.default)
+            slot.id = self.log(destination).id
+        return slot
+
     def lane(self, log: Log, priority: int) -> Lane:
         """The lane of `log` for `priority`, made if it is not there."""
         lane = log.lanes.get(priority)
@@ -83,8 +95,8 @@ class Directory:
         self._define(log)
         lane = log.lanes[priority] = Lane(self._next("lane"), log.destination, priority)
         self._pending.append(DefineLane(lane.id, log.id, priority))
-        if log.destination.kind is Kind.QUEUE:
-            self._read(self.queue(log.destination.name), lane)
+        if log.destination.kind is not Kind.TOPIC:
+            self._read(self._own(log.destination), lane)
         for binding in log.bound.values():
             self._read(binding.queue, lane).terms.begin(0, binding.policy)
         return lane
@@ -147,7 +159,7 @@ class Directory:
             reader.lane.readers.remove(reader)
             del self.readers[reader.id]
         queue.readers = []
-        del self.queues[queue.name]
+        del (self.slots if queue.destination.kind is Kind.SLOT else self.queues)[queue.name]
         log = self.log(queue.destination)
         if not log.bound:
             for lane in log.lanes.values():
@@ -158,6 +170,8 @@ class Directory:
 
     def forget(self, queue: Queue) -> None:
         """Drop what is only in memory, if there is nothing to keep of it."""
+        if self.queues.get(queue.name) is not queue:
+            return  # forgotten already, and made anew since
         log = self.logs.get(queue.destination)
         if not queue.id and not queue.readers and not queue.bindings and (log is None or not log.id):
             self.queues.pop(queue.name, None)
@@ -202,17 +216,16 @@ class Directory:
         for known in inventory.destinations:
             log = by_id[known.id] = self.log(Destination(known.kind, known.name))
             log.id = known.id
-            if known.kind is Kind.QUEUE:
-                self.queue(known.name).id = known.id
+            if known.kind is not Kind.TOPIC:
+                self._own(log.destination).id = known.id
         for stored in inventory.lanes:
             log = by_id[stored.destination]
             lane = lanes[stored.id] = Lane(stored.id, log.destination, stored.priority, stored.next)
             if stored.run == 0:
                 log.lanes[stored.priority] = lane
         for state in inventory.readers:
-            reader = self._attach(
-                state.id, self.queue(by_id[state.queue].destination.name), lanes[state.lane], state.cursor
-            )
+            queue = self._own(by_id[state.queue].destination)
+            reader = self._attach(state.id, queue, lanes[state.lane], state.cursor)
             for low, high in state.settled:
                 reader.bits.add_range(low, high)
             reader.reserved = reader.claiming = state.reserved
@@ -242,8 +255,8 @@ class Directory:
         if not log.id:
             log.id = self._next("destination")
             self._pending.append(DefineDestination(log.id, log.destination.kind, log.destination.name))
-            if log.destination.kind is Kind.QUEUE:
-                self.queue(log.destination.name).id = log.id
+            if log.destination.kind is not Kind.TOPIC:
+                self._own(log.destination).id = log.id
 
     def _read(self, queue: Queue, lane: Lane) -> Reader:
         """A new reader, from what comes next on."""

@@ -308,9 +308,7 @@ class Journal:
                 for low, high in unseen.get(reader.id, ()):
                     reader.bits.add_range(low, high)
                 queues.add(reader.queue)
-        for unit in sealed.units:
-            if unit.ended is not None:
-                unit.ended(True)
+        self._end(sealed.units, True)
 
         def tell() -> None:
             for unit in sealed.units:
@@ -328,9 +326,7 @@ class Journal:
         self._put_back(sealed)
         if self._facts or self._directory.pending:
             self._retry = self._clock.callLater(RETRY_AFTER, self._try_again)
-        for unit in sealed.units:
-            if unit.ended is not None:
-                unit.ended(False)
+        self._end(sealed.units, False)
 
         def tell() -> None:
             for unit in sealed.units:
@@ -349,9 +345,16 @@ class Journal:
             self._alone.extend(sealed.units)
             return lambda: None
         (unit,) = sealed.units
-        if unit.ended is not None:
-            unit.ended(False)
+        self._end([unit], False)
         return lambda: unit.done.errback(error)
+
+    def _end(self, units: list[Unit], committed: bool) -> None:
+        for unit in units:
+            if unit.ended is not None:
+                try:
+                    unit.ended(committed)
+                except Exception:  # one unit's mistake must not stop all commits
+                    self._log.failure("while ending a unit")
 
     def _put_back(self, sealed: _Sealed) -> None:
         self._facts.join(sealed.facts)

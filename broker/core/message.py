@@ -37,6 +37,10 @@ class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     lease: int = 0
     #: The producer's wish for how many deliveries may fail before the message is given up; 0 = no limit.
     max_attempts: int = 0
+    #: The producer's wish to deliver it only so long after its stamp (ms); 0 = at once. Waiting ones keep it.
+    delay: int = 0
+    #: Where a delayed message goes when it is due, as ``/queue/orders``; empty for all others.
+    target: str = ""
 
     @property
     def size(self) -> int:

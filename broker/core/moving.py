@@ -14,8 +14,9 @@ from twisted.logger import Logger
 
 from broker.core.destination import Destination, Kind
 from broker.core.directory import Directory
-from broker.core.journal import Append, Journal, Unit
+from broker.core.journal import Journal, Unit
 from broker.core.message import Message
+from broker.core.publishing import Publishing
 from broker.core.queue import Move
 from broker.core.stats import BrokerStats
 
@@ -26,7 +27,7 @@ MAX_PER_TURN = 500
 
 
 class Moving:
-    """Moves messages between queues. `route` makes a place for a message, `arrived` tells of its outcome."""
+    """Moves messages between queues."""
 
     _log = Logger()
 
@@ -36,20 +37,18 @@ class Moving:
         now: Callable[[], int],
         directory: Directory,
         journal: Journal,
+        publishing: Publishing,
         stats: BrokerStats,
     ) -> None:
         self._clock = clock
         self._now = now
         self._directory = directory
         self._journal = journal
+        self._publishing = publishing
         self._stats = stats
         self._waiting: list[Move] = []
         self._call: IDelayedCall | None = None
         self._stopped = False
-        #: Given by the broker: its own way in.
-        self.accept: Callable[[Message], Message] = lambda message: message
-        self.route: Callable[[Destination, Message], Append | None] = lambda destination, message: None
-        self.arrived: Callable[[Append, bool], None] = lambda append, committed: None
 
     def move(self, moves: list[Move]) -> None:
         """Begin to move these; each is on loan to nobody until it is gone."""
@@ -83,12 +82,13 @@ class Moving:
             source.blocked = f"{move.target} is {'paused' if target.policy.paused else 'full'}"
             return False
         source.blocked = ""
-        append = self.route(Destination(Kind.QUEUE, move.target), self.accept(self._as_moved(move)))
+        message = self._publishing.accept(self._as_moved(move))
+        append = self._publishing.route(Destination(Kind.QUEUE, move.target), message)
         assert append is not None
         unit = Unit([append], append.message.size, settles=[(delivery.reader, delivery.seq)])
 
         def ended(committed: bool) -> None:
-            self.arrived(append, committed)
+            self._publishing.arrived(append, committed)
             if committed and delivery.on_loan:
                 delivery.reader.settle(delivery.seq)
                 source.counts.moved += 1
@@ -111,4 +111,4 @@ class Moving:
             "dead-letter-attempts": str(delivery.attempts),
             "dead-letter-time": str(self._now() // 1000),
         }
-        return msgspec.structs.replace(message, headers=headers, expires=0, ttl=0, max_attempts=0)
+        return msgspec.structs.replace(message, headers=headers, expires=0, ttl=0, max_attempts=0, delay=0)

@@ -16,6 +16,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lease: int = 30_000
     #: The longest a message may wait.
     ttl: int = 0
+    #: How long a message waits before it may be delivered, where it says nothing itself.
+    delay: int = 0
     #: The longest a message may wish to wait; a longer wish is shortened.
     max_ttl: int = 0
     #: Failed deliveries before a message is given up.

@@ -323,6 +323,15 @@ def test_competing_consumers_take_turns(bench: Bench) -> None:
     assert bodies(second) == [b"b", b"d"]
 
 
+def test_a_queue_made_anew_is_not_forgotten_with_the_old_one(bench: Bench) -> None:
+    gone, _ = subscribe(bench, "q")
+    bench.broker.unsubscribe(gone)
+    _, got = subscribe(bench, "q")
+    bench.turn(3 * KEEP)
+    publish(bench, "q", "1")
+    assert bodies(got) == [b"1"]
+
+
 def test_a_paused_subscription_gets_nothing_until_it_is_resumed(bench: Bench) -> None:
     subscription, got = subscribe(bench, "q")
     bench.broker.pause(subscription)
