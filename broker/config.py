@@ -10,6 +10,7 @@ Every key, as in the file::
     sync = "full"
     log_level = "info"
     allow_anonymous = false
+    users = "/etc/broker/users.toml"
 
     [defaults]                  # the keys of broker.core.policy.Policy
     lease = 30000
@@ -65,8 +66,11 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sync: Sync = "full"
     #: The least that is logged. From info on: a line per connection and per change of state, none per message.
     log_level: Level = "info"
-    #: Listen beyond loopback although anybody who reaches the port may then do everything.
+    #: Without users: listen beyond loopback although anybody who reaches the port may then do everything. With users:
+    #: who names none is the user ``anonymous``.
     allow_anonymous: bool = False
+    #: The users file, relative to the current directory. None: nobody is asked who he is.
+    users: str | None = None
     #: The policy of every queue that has none of its own.
     defaults: Policy = Policy()
     #: Patterns of names, each with what it says of the queues that match: ``*`` any run of characters, ``?`` any one.

@@ -34,6 +34,8 @@ from twisted.python.components import Componentized
 from twisted.scripts._twistd_unix import UnixAppLogger
 
 from broker import __version__
+from broker.auth.door import Door
+from broker.auth.users import HashingThreads, Users
 from broker.config import MEMORY, Config, MemcacheListener, Where, from_dict, load
 from broker.core.broker import Broker
 from broker.core.store import IStore
@@ -72,10 +74,15 @@ class Options(usage.Options):
         ["config", None, None, "A TOML file with these options as its keys."],
         ["data", None, None, "The data file, relative to the run directory, or :memory:. [default: broker.sqlite]"],
         ["sync", None, None, "What a confirmed message survives: full = power loss, normal = a crash. [default: full]"],
+        ["users", None, None, "The file of those who may log in; see `broker user`. [default: nobody is asked]"],
         ["log-level", None, None, "The least that is logged: debug, info, warn or error. [default: info]"],
     ]
     optFlags = [
-        ["allow-anonymous", None, "Listen beyond loopback, where anybody may then do everything."],
+        [
+            "allow-anonymous",
+            None,
+            "Let in who names no user: beyond loopback too, or with --users as `anonymous`.",
+        ],
     ]
 
     def __init__(self) -> None:
@@ -109,7 +116,7 @@ class Options(usage.Options):
     def config(self) -> Config:
         """The file's configuration with the command line's words over it; raises `ConfigError`."""
         said = dict(self.said)
-        for option in ("data", "sync", "log-level"):
+        for option in ("data", "sync", "log-level", "users"):
             if self[option] is not None:
                 said[option.replace("-", "_")] = self[option]
         if self["allow-anonymous"]:
@@ -117,6 +124,8 @@ class Options(usage.Options):
         of_file = load(self["config"]) if self["config"] is not None else Config()
         of_line = from_dict(said)
         config = msgspec.structs.replace(of_file, **{key: getattr(of_line, key) for key in said})
+        if config.users is not None:
+            config = msgspec.structs.replace(config, users=os.path.abspath(config.users))
         if config.data == MEMORY:
             return config
         # twistd changes to its run directory later, when it goes to the background.
@@ -174,6 +183,10 @@ def build(
     With `store` the configuration's data file is not looked at. `tell` is given lines for whoever starts the broker.
     """
     wishes = _wishes(config, reactor)
+    hashing = HashingThreads(reactor)
+    users = None
+    if config.users is not None:
+        users = Users(config.users, run=hashing.run, now=reactor.seconds, allow_anonymous=config.allow_anonymous)
     with contextlib.ExitStack() as taken:  # given back if anything below fails
         lock = None
         if store is None and config.data == MEMORY:
@@ -184,7 +197,7 @@ def build(
             taken.callback(lock.release)
             store = SQLiteStore(config.data, sync=config.sync)
         broker = Broker(store, reactor, policy=config.policies)
-        result = BrokerService(broker, reactor, lock)
+        result = BrokerService(broker, reactor, lock, users, hashing)
         for wish in wishes:
             try:
                 way = wish.place.bind()
@@ -194,10 +207,10 @@ def build(
                 tell(f"broker: warning: {NAMES[wish.front]} is off, {error.reason}")
                 continue
             taken.callback(way.close)
-            if not way.local and not config.allow_anonymous:
+            if not (way.local or users is not None or config.allow_anonymous):
                 raise ConfigError(
-                    f"{NAMES[wish.front]} on {way.name} is open to anybody on the network; "
-                    "if that is meant, say --allow-anonymous (allow_anonymous = true)"
+                    f"{NAMES[wish.front]} on {way.name} is open to anybody on the network; name --users (users = FILE) "
+                    "or, if that is meant, say --allow-anonymous (allow_anonymous = true)"
                 )
             result.fronts.append(_front(wish, way, config, result))
             scheme = "http://" if wish.front == "http" and wish.place != way else ""
@@ -205,6 +218,8 @@ def build(
         if not result.fronts:
             raise ConfigError("it would listen nowhere: every front is off or its port is in use")
         taken.pop_all()
+    if config.users is not None:
+        tell(f"broker: users in {config.users}")
     if lock is not None:
         tell(f"broker: data in {config.data} (sync {config.sync})")
     elif config.data == MEMORY:
@@ -218,10 +233,10 @@ def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:
     match wish.front:
         case "memcache":
             flush_all = wish.flush_all == "on" or (wish.flush_all is None and way.local)
-            memcache = MemcacheFactory(of.broker, max_message_size=size, flush_all=flush_all)
+            memcache = MemcacheFactory(of.broker, max_message_size=size, flush_all=flush_all, door=of.door)
             return Front(wish.front, way, Connections(memcache), lambda: Deferred.fromCoroutine(memcache.close()))
         case "stomp":
-            stomp = StompFactory(of.broker, max_message_size=size, clock=of.reactor)
+            stomp = StompFactory(of.broker, max_message_size=size, clock=of.reactor, door=of.door)
             return Front(wish.front, way, Connections(stomp), stomp.shut_down)
         case _:
             site = make_site(
@@ -231,6 +246,7 @@ def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:
                 hosts=config.http_host,
                 database=None if config.data == MEMORY else config.data,
                 clock=of.reactor,
+                door=of.door,
             )
             site.noisy = False
             return Front(wish.front, way, Connections(site), site.drain)
@@ -288,8 +304,17 @@ class BrokerService(service.Service):
     `on_failure` is called when it cannot come up after all; until then, and after `stopService`, `ready` is False.
     """
 
-    def __init__(self, broker: Broker, reactor: IBrokerReactor, lock: Lock | None) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        reactor: IBrokerReactor,
+        lock: Lock | None,
+        users: Users | None,
+        hashing: HashingThreads,
+    ) -> None:
         self.broker = broker
+        #: What the fronts ask who somebody is, and what he may do.
+        self.door = Door(broker, users)
         self.reactor = reactor
         self.fronts: list[Front] = []
         self.ready = False
@@ -297,6 +322,8 @@ class BrokerService(service.Service):
         #: What twistd logs to, if it is not told otherwise; None: its own choice.
         self.log_observer: Callable[[], ILogObserver] | None = None
         self._lock = lock
+        self._users = users
+        self._hashing = hashing
         self._ports: list[tuple[str, IListeningPort]] = []
         #: Fires, never fails, when it is either ready or has called `on_failure`.
         self.opening: Deferred[None] = succeed(None)
@@ -312,6 +339,7 @@ class BrokerService(service.Service):
         super().startService()
         if self._lock:
             self._lock.name_holder()  # the process has gone to the background since
+        self._hashing.start()
         self.opening = Deferred.fromCoroutine(self._open())
 
     async def _open(self) -> None:
@@ -350,6 +378,7 @@ class BrokerService(service.Service):
         await self._connections_end()
         for ending in endings:
             await ending
+        await self._carefully(self._hashing.stop)
         await self._carefully(lambda: Deferred.fromCoroutine(self.broker.stop()))
         await self._stop_ports(lambda name: name == "http")
         for front in self.fronts:
@@ -382,5 +411,13 @@ class BrokerService(service.Service):
             _log.failure("while stopping")
 
     def reload(self) -> None:
-        """SIGHUP. Nothing can be changed while the broker runs yet."""
-        _log.info("SIGHUP: nothing to reload; options and configuration are read at the start only")
+        """SIGHUP: read the users again. A file with a mistake changes nothing. Nothing else can be changed yet."""
+        if self._users is None:
+            _log.info("SIGHUP: nothing to reload; options and configuration are read at the start only")
+            return
+        try:
+            self._users.reload()
+        except ConfigError as error:
+            _log.error("SIGHUP: the users stay as they were: {reason}", reason=error.reason)
+        else:
+            _log.info("SIGHUP: {count} users in {path}", count=len(self._users), path=self._users.path)

@@ -1,7 +1,8 @@
 """The ``broker`` command: another process, which knows the broker's HTTP interface and nothing of its inside.
 
-Exit status: 0 done; 1 nothing there; 2 wrong usage; 3 refused by the broker; 4 the broker cannot be reached;
-5 the output could not be written (the message stays in the queue).
+``broker user`` works on the users file instead, without a broker. Exit status: 0 done; 1 nothing there; 2 wrong usage;
+3 refused by the broker, or for what is in the file; 4 the broker cannot be reached; 5 the output could not be written
+(the message stays in the queue).
 """
 
 from __future__ import annotations
@@ -10,32 +11,26 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from enum import IntEnum
 
 from broker import __version__
+from broker.auth.secret import BadSecret
+from broker.cli import users
 from broker.cli.client import BadUrl, Client, Refused, Unreachable
+from broker.cli.exits import Exit
 from broker.cli.output import as_json, write
+from broker.errors import ConfigError
 
 DEFAULT_URL = "http://127.0.0.1:8989"
-
-
-class Exit(IntEnum):
-    """The exit statuses, for scripts."""
-
-    DONE = 0
-    NOTHING = 1
-    USAGE = 2
-    REFUSED = 3
-    UNREACHABLE = 4
-    UNWRITTEN = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if options.offline:
+        return _offline(parser, options)
     try:
-        with Client(options.url) as client:
+        with Client(options.url, os.environ.get("BROKER_TOKEN", "")) as client:
             return int(options.run(client, options))
     except BadUrl as error:
         parser.error(str(error))
@@ -49,10 +44,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _offline(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    try:
+        return int(options.run(options))
+    except BadSecret as error:
+        parser.error(str(error))
+    except ConfigError as error:
+        print(f"broker: refused: {error.reason}", file=sys.stderr)
+        return Exit.REFUSED
+    except OSError as error:
+        print(f"broker: cannot write {options.users}: {error.strerror}", file=sys.stderr)
+        return Exit.UNWRITTEN
+    except KeyboardInterrupt:
+        return 130
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="broker",
-        description="Talk to a running broker over HTTP.",
+        description="Talk to a running broker over HTTP, as the user whose token is in $BROKER_TOKEN; or change the "
+        "users file.",
         epilog="Exit status: 0 done; 1 nothing there; 2 wrong usage; 3 refused by the broker; 4 the broker cannot be "
         "reached; 5 the output could not be written, the message stays in the queue.",
     )
@@ -78,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TYPE",
         help="what the body is (default: text/plain; charset=utf-8, application/octet-stream from standard input)",
     )
-    publish.set_defaults(run=_publish)
+    publish.set_defaults(run=_publish, offline=False)
 
     get = commands.add_parser(
         "get",
@@ -90,7 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     get.add_argument("queue", metavar="QUEUE")
     get.add_argument("--wait", metavar="S", type=_seconds, default=0, help="wait so long for each message (default: 0)")
     get.add_argument("--count", metavar="N", type=_count, help="take so many at most (default: 1)")
-    get.set_defaults(run=_get)
+    get.set_defaults(run=_get, offline=False)
+    users.add_parser(commands)
     return parser
 
 

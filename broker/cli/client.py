@@ -41,7 +41,11 @@ class Taken(NamedTuple):
 class Client:
     """Publishes, takes and settles; raises `BadUrl`, `Refused` and `Unreachable`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, token: str = "") -> None:
+        """`token` says who we are; without one we are anonymous."""
+        if not token.isascii() or not token.isprintable():
+            raise BadUrl("$BROKER_TOKEN is not a token as `broker user token` prints it")
+        self._identity = {"Authorization": f"Bearer {token}"} if token else {}
         parts = urlsplit(url)
         try:
             host, port = parts.hostname, parts.port
@@ -90,7 +94,7 @@ class Client:
         if connection.sock is not None:
             connection.sock.settimeout(connection.timeout)
         try:
-            connection.request(method, self._prefix + path, body, headers or {})
+            connection.request(method, self._prefix + path, body, self._identity | (headers or {}))
             response = connection.getresponse()
             answer = response.read()
         except (OSError, http.client.HTTPException) as error:

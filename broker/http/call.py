@@ -10,6 +10,7 @@ import attrs
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred
 
+from broker.auth.door import Access
 from broker.core.message import Message
 from broker.errors import MessageTooLarge, Stopping
 from broker.http import metadata
@@ -84,6 +85,8 @@ class Call:
 
     method: str
     match: Match
+    #: What its sender may do.
+    access: Access
     query: bytes
     #: The header fields, as they came.
     headers: Sequence[tuple[bytes, Sequence[bytes]]]

@@ -25,13 +25,13 @@ class Channels:
 
     async def names(self, call: Call) -> Answer:
         """``GET /channels``."""
-        return json(200, {"channels": self._broker.queues()})
+        return json(200, {"channels": call.access.seen(Kind.QUEUE, self._broker.queues())})
 
     async def take(self, call: Call) -> Answer:
         """``GET /channels/C``: the next message, on loan for its lease; 204 if none comes in time."""
         self._counts.takes += 1
         name = call.match.channel
-        delivery = await call.wait(self._broker.take(name, wait=self._wait(call), leased=True))
+        delivery = await call.wait(self._broker.take(name, wait=wait_of(call), leased=True))
         return self._message(name, delivery)
 
     async def peek(self, call: Call) -> Answer:
@@ -69,7 +69,8 @@ class Channels:
     async def topics(self, call: Call) -> Answer:
         """``GET /channels/C/topics``."""
         sources = self._broker.sources(call.match.channel)
-        return json(200, {"topics": [source.name for source in sources if source.kind is Kind.TOPIC]})
+        names = [source.name for source in sources if source.kind is Kind.TOPIC]
+        return json(200, {"topics": call.access.seen(Kind.TOPIC, names)})
 
     async def subscribe(self, call: Call) -> Answer:
         """``PUT /channels/C/topics/T``: bind, or replace the parameters of the binding that is there."""
@@ -82,16 +83,17 @@ class Channels:
         await self._broker.unbind(call.match.channel, topic(call.match.topic))
         return Answer(204)
 
-    def _wait(self, call: Call) -> int:
-        """Seconds to wait: none with ``nowait`` whatever its value, else ``wait``, else Linger's long poll."""
-        if "nowait" in call.parameters:
-            return 0
-        wait = call.parameters.integer("wait", least=0, called="wait")
-        if wait is not None and wait > LONG_POLL:
-            raise BadValue("Invalid message wait.")
-        return LONG_POLL if wait is None else wait
-
     def _message(self, name: str, delivery: Delivery | None) -> Answer:
         if delivery is None:
             return Answer(204, fields=[(b"X-Linger-Channel", metadata.header_name(name))])
         return Answer(200, delivery.message.body, metadata.delivery_fields(delivery, self._broker.now()))
+
+
+def wait_of(call: Call) -> int:
+    """Seconds to wait: none with ``nowait`` whatever its value, else ``wait``, else Linger's long poll."""
+    if "nowait" in call.parameters:
+        return 0
+    wait = call.parameters.integer("wait", least=0, called="wait")
+    if wait is not None and wait > LONG_POLL:
+        raise BadValue("Invalid message wait.")
+    return LONG_POLL if wait is None else wait

@@ -12,9 +12,10 @@ from twisted.logger import Logger
 from twisted.web import server
 from twisted.web.resource import Resource
 
+from broker.auth.door import Access, Door, host_of
 from broker.core.broker import Broker
 from broker.errors import BrokerError, Stopping
-from broker.http import guard, problem, routes
+from broker.http import guard, problem, rights, routes
 from broker.http.about import About
 from broker.http.call import Answer, Call, Limits
 from broker.http.channels import Channels
@@ -22,7 +23,7 @@ from broker.http.counts import Counts
 from broker.http.messages import Messages
 from broker.http.problem import Problem
 from broker.http.request import Channel, Request
-from broker.http.routes import Endpoint
+from broker.http.routes import Endpoint, Match
 from broker.http.topics import Topics
 
 #: Seconds without a byte after which a connection that owes us one is closed. Waiting for our answer does not count.
@@ -40,12 +41,14 @@ def make_site(
     identity: str = "",
     database: str | None = None,
     clock: IReactorTime | None = None,
+    door: Door | None = None,
 ) -> Site:
     """The factory of the HTTP front.
 
     `max_message_size` is in bytes; None means Linger's own limit of 256,000 characters or bytes. `ready` says what
     ``/readyz`` answers. `hosts` are further names under which the server may be spoken to and from whose pages. What
     `identity` and `database` say is shown by ``/`` and ``/stats``; without an identity there is a new one each start.
+    `door` knows who may come in and what he may do; without one everybody may do everything.
     """
     limits = Limits(max_message_size)
     counts = Counts()
@@ -73,7 +76,8 @@ def make_site(
         Endpoint.HEALTH: about.health,
         Endpoint.READY: about.readiness,
     }
-    return Site(endpoints, limits, frozenset(host.lower() for host in hosts), clock or broker.clock)
+    names = frozenset(host.lower() for host in hosts)
+    return Site(endpoints, limits, names, clock or broker.clock, door or Door(broker))
 
 
 class Site(server.Site):
@@ -84,11 +88,14 @@ class Site(server.Site):
     protocol = Channel  # type: ignore[assignment]  # it is called without arguments either way
     requestFactory = Request
 
-    def __init__(self, endpoints: Endpoints, limits: Limits, hosts: Collection[str], clock: IReactorTime) -> None:
+    def __init__(
+        self, endpoints: Endpoints, limits: Limits, hosts: Collection[str], clock: IReactorTime, door: Door
+    ) -> None:
         super().__init__(_Root(self), reactor=clock, timeout=IDLE, parsePOSTFormSubmission=False)
         self.endpoints = endpoints
         self.limits = limits
         self.hosts = hosts
+        self.door = door
         self.stopping = False
         #: Long polls; ended first when we stop.
         self.waits: set[Deferred[Any]] = set()
@@ -161,8 +168,13 @@ class _Root(Resource):
         method, path = request.method.decode("ascii"), _path(request)
         answer: Answer | None = None
         try:
-            call = self._call(request, method, path)
-            answer = await self._site.endpoints[call.match.endpoint](call)
+            match = self._match(request, method, path)
+            access = await self._access(request, match.endpoint)
+            if gone:
+                return  # while its password was verified
+            call = self._call(request, method, match, access)
+            rights.check(call)
+            answer = await self._site.endpoints[match.endpoint](call)
         except Problem as raised:
             trouble = raised
         except BrokerError as error:
@@ -179,18 +191,30 @@ class _Root(Resource):
             request.answer(answer.status, None, answer.fields, answer.body)
         else:
             rendered = problem.render(trouble, request.header("accept") or "", path)
-            request.answer(rendered.status, rendered.reason, rendered.headers, rendered.body)
+            challenges = rights.CHALLENGES if rendered.status == 401 else []
+            request.answer(rendered.status, rendered.reason, rendered.headers + challenges, rendered.body)
 
-    def _call(self, request: Request, method: str, path: str) -> Call:
+    def _match(self, request: Request, method: str, path: str) -> Match:
         site = self._site
         bound = getattr(request.getHost(), "host", "")  # a Unix socket has none
         guard.check(request.header("host"), request.header("origin"), bound, site.hosts)
-        match = routes.resolve(method, path)
-        if site.stopping and match.endpoint not in (Endpoint.HEALTH, Endpoint.READY):
+        return routes.resolve(method, path)
+
+    async def _access(self, request: Request, endpoint: Endpoint) -> Access:
+        """What the sender may do."""
+        if endpoint in rights.PROBES:
+            return self._site.door.nobody
+        fields = request.requestHeaders.getRawHeaders("authorization") or []
+        return await rights.identify(self._site.door, fields, host_of(request.getClientAddress()))
+
+    def _call(self, request: Request, method: str, match: Match, access: Access) -> Call:
+        site = self._site
+        if site.stopping and match.endpoint not in rights.PROBES:
             raise Stopping("The broker is stopping.")
         return Call(
             method=method,
             match=match,
+            access=access,
             query=request.uri.partition(b"?")[2],
             headers=list(request.requestHeaders.getAllRawHeaders()),
             body=request.content.getvalue(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker.core.broker import Broker
-from broker.core.destination import topic
+from broker.core.destination import Kind, topic
 from broker.errors import MessageTooLarge
 from broker.http.call import Answer, Call, json
 from broker.http.problem import Problem
@@ -17,7 +17,7 @@ class Topics:
 
     async def names(self, call: Call) -> Answer:
         """``GET /topics``: those some channel is subscribed to."""
-        return json(200, {"topics": self._broker.topics()})
+        return json(200, {"topics": call.access.seen(Kind.TOPIC, self._broker.topics())})
 
     async def publish(self, call: Call) -> Answer:
         """``POST /topics/T``: 202 with the message's id in every channel that has it; full ones are left out.
@@ -38,4 +38,5 @@ class Topics:
 
     async def channels(self, call: Call) -> Answer:
         """``GET /topics/T/channels``."""
-        return json(200, {"channels": self._broker.bound(topic(call.match.topic))})
+        names = self._broker.bound(topic(call.match.topic))
+        return json(200, {"channels": call.access.seen(Kind.QUEUE, names)})

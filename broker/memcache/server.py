@@ -17,8 +17,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from broker.auth.door import Access, Door, host_of
+from broker.auth.rights import Action
 from broker.core.broker import Broker
 from broker.core.delivery import Delivery
+from broker.core.destination import Kind, queue
 from broker.core.message import Message
 from broker.errors import BrokerError
 from broker.memcache import replies, stats
@@ -37,6 +40,7 @@ from broker.memcache.commands import (
     Version,
 )
 from broker.memcache.dialect import DEFAULT, Dialect, destination_of, key_to_read, lifetime, queue_of
+from broker.memcache.login import MAX_TOKEN, Login
 from broker.memcache.reads import Reads
 from broker.memcache.wire import Parser
 from broker.outbox import Outbox, Transport
@@ -60,7 +64,9 @@ class MemcacheProtocol(Protocol):
         self._broker = factory.broker
         self._dialect = factory.dialect
         self._counters = factory.counters
-        self._parser = Parser(factory.max_message_size)
+        self._access = factory.door.anonymous
+        must_login = self._access is None
+        self._parser = Parser(MAX_TOKEN if must_login else factory.max_message_size, text=must_login)
         self._reads = Reads(factory.broker, factory.dialect, factory.counters)
         self._working = False
         # A command that has the connection for itself is under way; if it only reads, it is given up with the client.
@@ -160,6 +166,9 @@ class MemcacheProtocol(Protocol):
             self._working = False
 
     def _begin(self, command: Command) -> None:
+        if self._access is None:
+            self._log_in(command)
+            return
         match command:
             case Set():
                 self._set(command)
@@ -209,6 +218,32 @@ class MemcacheProtocol(Protocol):
 
         _ = under_way.addErrback(self._failed).addCallback(done)
 
+    def _log_in(self, command: Command) -> None:
+        """Obey nothing but a login."""
+        self._busy = True
+        assert self.transport is not None
+        login = Login(self._factory.door, host_of(self.transport.getPeer()))
+
+        def done(reply: bytes) -> None:
+            self._busy = False
+            self._access = login.access
+            if login.access is not None:
+                self._parser.max_message_size = self._factory.max_message_size
+                self._log.info("memcache client {peer} is {user}", peer=self._peer, user=login.access.user.name)
+            self._reply(reply)
+            if isinstance(command, Malformed) and command.close:
+                self._ending = "bad input"
+            self._outbox.free("pending")
+            self._work()
+
+        _ = Deferred.fromCoroutine(login.answer(command)).addErrback(self._failed).addCallback(done)
+
+    @property
+    def _allowed(self) -> Access:
+        """What the client may do."""
+        assert self._access is not None
+        return self._access
+
     def _failed(self, failure: Failure) -> bytes:
         """The one place where an error becomes a line."""
         if failure.check(CancelledError):
@@ -254,8 +289,10 @@ class MemcacheProtocol(Protocol):
         self._counters.cmd_set += 1
         ttl, expires = lifetime(command.exptime, self._dialect.relative_limit)
         try:
+            destination = destination_of(command.key)
+            self._allowed.publish(destination)
             published = self._broker.publish(
-                destination_of(command.key),
+                destination,
                 Message(body=command.body, content_type=CONTENT_TYPE, flags=command.flags, ttl=ttl, expires=expires),
             )
         except Exception:
@@ -277,6 +314,11 @@ class MemcacheProtocol(Protocol):
 
     async def _got(self, command: Get) -> bytes:
         keys = [key_to_read(raw) for raw in command.keys]  # all of them, before anything is taken
+        for key in keys:
+            if key.peek:
+                self._allowed.check(Action.BROWSE, key.destination)
+            else:
+                self._allowed.subscribe(key.destination, waits=key.wait > 0)
         value = b""
         for raw, key in zip(command.keys, keys, strict=True):
             if value:
@@ -313,23 +355,30 @@ class MemcacheProtocol(Protocol):
     # -- the rest
 
     async def _delete(self, command: Delete) -> bytes:
-        return replies.DELETED if await self._broker.delete(queue_of(command.key)) else self._dialect.delete_miss
+        name = queue_of(command.key)
+        self._allowed.check(Action.ADMIN, queue(name))
+        return replies.DELETED if await self._broker.delete(name) else self._dialect.delete_miss
 
     async def _flush(self, command: Flush) -> bytes:
-        await self._broker.purge(queue_of(command.key))
+        name = queue_of(command.key)
+        self._allowed.check(Action.ADMIN, queue(name))
+        await self._broker.purge(name)
         return replies.END
 
     async def _flush_all(self) -> bytes:
+        self._allowed.check(Action.ADMIN, None)
         if self._factory.flush_all:
             for name in self._broker.queues():
                 await self._broker.purge(name, on_loan=True)
         return self._dialect.flushed_all
 
     async def _tell_stats(self, command: Stats) -> bytes:
+        self._allowed.look_around()
         if command.argument:
             return replies.stats_of(command.argument)
-        self._write(stats.general(self._broker, self._counters))
-        for lines in stats.queues(self._broker):
+        if self._allowed.may(Action.BROWSE, None):
+            self._write(stats.general(self._broker, self._counters))
+        for lines in stats.queues(self._broker, self._allowed.seen(Kind.QUEUE, self._broker.queues())):
             self._write(lines)
             await self._room()
         return replies.END
@@ -339,7 +388,8 @@ class MemcacheFactory(Factory):
     """A listener's connections.
 
     `max_message_size` (bytes) bounds a body; the broker's own limit if it is None. `flush_all`: whether that command
-    empties every queue, or does nothing and answers the same; a listener beyond loopback wants it off.
+    empties every queue, or does nothing and answers the same; a listener beyond loopback wants it off. `door` knows who
+    may come in and what he may do; without one everybody may do everything.
     """
 
     noisy = False
@@ -351,8 +401,10 @@ class MemcacheFactory(Factory):
         max_message_size: int | None = None,
         flush_all: bool = True,
         dialect: Dialect = DEFAULT,
+        door: Door | None = None,
     ) -> None:
         self.broker = broker
+        self.door = door or Door(broker)
         self.max_message_size = broker.policy.max_message_size if max_message_size is None else max_message_size
         self.flush_all = flush_all
         self.dialect = dialect

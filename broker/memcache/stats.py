@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import attrs
 
@@ -50,9 +50,9 @@ def general(broker: Broker, counters: Counters) -> bytes:
     return b"".join(_line(name, value) for name, value in numbers.items())
 
 
-def queues(broker: Broker) -> Iterator[bytes]:
-    """What is known of each queue, as STAT lines, one queue after the other."""
-    for name in broker.queues():
+def queues(broker: Broker, names: Iterable[str]) -> Iterator[bytes]:
+    """What is known of each of these queues, as STAT lines, one queue after the other."""
+    for name in names:
         # A blank would end the name for the client; the escape is the one its key takes.
         shown = name.replace("%", "%25").replace(" ", "%20")
         numbers = _of_queue(broker.queue_stats(name))

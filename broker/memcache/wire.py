@@ -66,17 +66,19 @@ def _number(word: bytes, least: int, most: int) -> int:
 class Parser:
     """One connection's commands. `feed` what was read, then `next_command` until it gives None.
 
-    `max_message_size` (bytes) bounds a body; a larger one is answered with `TOO_LARGE` and swallowed.
+    `max_message_size` (bytes) bounds a body; a larger one is answered with `TOO_LARGE` and swallowed. With `text` the
+    first byte of a binary client is a line's first like any other.
     """
 
-    def __init__(self, max_message_size: int) -> None:
-        self._max_message_size = max_message_size
+    def __init__(self, max_message_size: int, *, text: bool = False) -> None:
+        #: May be changed between two commands.
+        self.max_message_size = max_message_size
         # What was read last and where in it we are; then what was fed before that was used up.
         self._data = b""
         self._at = 0
         self._later: deque[bytes] = deque()
         self._later_size = 0
-        self._started = False
+        self._started = text
         # The beginning of an unfinished line, how long it may get, and whether it is only to be passed over.
         self._line = bytearray()
         self._max_line = MAX_LINE
@@ -206,7 +208,7 @@ class Parser:
         else:
             if name != b"set":
                 command = Refused(name.decode(), noreply)
-            elif length > self._max_message_size:
+            elif length > self.max_message_size:
                 command = Malformed(b"" if noreply else TOO_LARGE)
             else:
                 at = self._at

@@ -19,12 +19,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from broker import __version__
+from broker.auth.door import Access, Door, host_of
 from broker.core.broker import Broker
 from broker.outbox import Outbox, Promise, Transport
-from broker.stomp import heartbeat
-from broker.stomp.dialect import HANDSHAKE, VERSIONS, negotiate
+from broker.stomp.dialect import HANDSHAKE, VERSIONS
 from broker.stomp.errors import Refused, refusal
+from broker.stomp.handshake import Agreed, agree
 from broker.stomp.heartbeat import Heartbeat
 from broker.stomp.messages import Tails
 from broker.stomp.session import Session, Terms
@@ -208,45 +208,49 @@ class StompProtocol(Protocol):
     # -- CONNECT
 
     def _connect(self, frame: Frame) -> None:
-        if frame.command not in ("CONNECT", "STOMP"):
-            raise Refused("not connected", "the first frame of a connection must be CONNECT or STOMP")
-        headers = frame.headers
-        dialect = negotiate(headers.get("accept-version"))
-        if dialect is None:
-            raise Refused("version not supported", f"Supported protocol versions are {VERSIONS}")
-        if not dialect.cr_is_data and any("\r" in name or "\r" in value for name, value in headers.items()):
-            raise Refused("malformed line end", "a CR that no LF follows")
-        try:
-            beats = heartbeat.negotiate(headers.get("heart-beat"))
-        except ValueError as error:
-            raise Refused("Invalid heart-beat", str(error)) from None
-        reply = {
-            "version": dialect.version,
-            "session": self.name,
-            "server": f"twisted-broker/{__version__}",
-            "heart-beat": beats.header,
-        }
-        # ActiveMQ's way: CONNECTED is the receipt, and echoes the request's id.
-        for theirs, ours in (("receipt", "receipt-id"), ("request-id", "response-id")):
-            if theirs in headers:
-                reply[ours] = headers[theirs]
+        agreed = agree(frame, self.name)
+        headers, door = frame.headers, self._factory.door
+        login, passcode = headers.get("login", ""), headers.get("passcode", "")
+        if door.open or not (login or passcode):
+            self._enter(door.anonymous, agreed)
+            return
+        entering = door.password(login, passcode, host_of(self.transport.getPeer()))
+        if not entering.called:  # its hash is computed elsewhere; what the client says meanwhile waits
+            self._outbox.hold("login")
+
+        def refused(failure: Failure) -> None:
+            assert failure.value is not None
+            self._refuse(failure.value, headers)
+
+        _ = entering.addCallback(self._enter, agreed).addErrback(refused)
+        _ = entering.addCallback(lambda _: self._outbox.free("login"))
+
+    def _enter(self, access: Access | None, agreed: Agreed) -> None:
+        """The client is who it says it is, or (None) is not."""
+        if self._state is not _State.CONNECTING:
+            return  # it is gone, or we stop
+        if access is None:
+            raise Refused("Access refused", "login and passcode are needed, and those of a user")
         self._stop_timers()
         self._state = _State.CONNECTED
         factory = self._factory
-        self._parser.dialect, self._parser.limits = dialect, factory.limits
-        self._session = Session(factory.broker, dialect, self._outbox, factory.tails, factory.terms, self.name)
-        self._outbox.reply(encode(Frame("CONNECTED", reply), HANDSHAKE))
+        self._parser.dialect, self._parser.limits = agreed.dialect, factory.limits
+        self._session = Session(
+            factory.broker, access, agreed.dialect, self._outbox, factory.tails, factory.terms, self.name
+        )
+        self._outbox.reply(encode(agreed.reply, HANDSHAKE))
         self._heartbeat = Heartbeat(
             self._clock,
-            beats,
+            agreed.beats,
             beat=lambda: self._outbox.write(b"\n"),
             expired=self._silent,
             reading=lambda: not self._outbox.holding,
         )
         self._log.info(
-            "{name}: STOMP {version} from {peer}",
+            "{name}: STOMP {version} from {peer}, user {user}",
             name=self.name,
-            version=dialect.version,
+            user=access.user.name,
+            version=agreed.dialect.version,
             peer=self.transport.getPeer(),
         )
 
@@ -335,6 +339,7 @@ class StompFactory(ServerFactory):
     """STOMP for one listener.
 
     `max_message_size` (bytes) is the largest body; 0: the broker's policy. `login_timeout` and `linger` are seconds.
+    `door` knows who may come in and what he may do; without one everybody may do everything.
     """
 
     noisy = False
@@ -348,8 +353,10 @@ class StompFactory(ServerFactory):
         terms: Terms = Terms(),  # noqa: B008 - frozen
         login_timeout: float = LOGIN_TIMEOUT,
         linger: float = LINGER,
+        door: Door | None = None,
     ) -> None:
         self.broker = broker
+        self.door = door or Door(broker)
         self.clock = clock or broker.clock
         self.limits = Limits(body=max_message_size or broker.policy.max_message_size or Limits().body)
         self.terms = terms

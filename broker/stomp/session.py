@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.auth.door import Access
 from broker.core.broker import Broker
 from broker.core.delivery import Delivery
 from broker.outbox import Outbox
@@ -56,9 +57,19 @@ class Session:
 
     _log = Logger()
 
-    def __init__(self, broker: Broker, dialect: Dialect, outbox: Outbox, tails: Tails, terms: Terms, name: str) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        access: Access,
+        dialect: Dialect,
+        outbox: Outbox,
+        tails: Tails,
+        terms: Terms,
+        name: str,
+    ) -> None:
         self.name = name
         self._broker = broker
+        self._access = access
         self._dialect = dialect
         self._outbox = outbox
         self._tails = tails
@@ -104,6 +115,7 @@ class Session:
 
     def _send(self, frame: Frame) -> Deferred[Any] | None:
         destination = destinations.parse(_needed(frame.headers, "destination"))
+        self._access.publish(destination)
         transaction = self._transaction(frame.headers)
         message = to_message(frame.headers, frame.body)
         if transaction is None:
@@ -117,6 +129,7 @@ class Session:
         text = _needed(headers, "destination")
         id = _needed(headers, "id") if self._dialect.needs_id else headers.get("id")
         consumer = self._consumer(text, id, headers)
+        self._access.subscribe(consumer.destination, waits=True)
         key = _key(text, id)
         if key in self._consumers:
             if self._dialect.needs_id:

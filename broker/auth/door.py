@@ -1,0 +1,130 @@
+"""What the fronts ask: who a client is (`Door`), and what he may do with what is there (`Access`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from twisted.internet.defer import Deferred, succeed
+
+from broker.auth.rights import EVERYTHING, NOTHING, Action, User, may
+from broker.auth.users import IAuthenticator
+from broker.core.broker import Broker
+from broker.core.destination import Destination, Kind
+from broker.errors import NotAllowed, NotFound
+
+_DOING = {
+    Action.PUBLISH: "publish to",
+    Action.SUBSCRIBE: "take from",
+    Action.CREATE: "create",
+    Action.BROWSE: "look into",
+    Action.ADMIN: "administer",
+}
+#: Who is there where nobody is asked who he is.
+ANYBODY = User("anonymous", EVERYTHING)
+
+
+class Access:
+    """What one user may do. Methods that return nothing raise `NotAllowed`."""
+
+    def __init__(self, user: User, broker: Broker) -> None:
+        self.user = user
+        self._broker = broker
+
+    def may(self, action: Action, destination: Destination | None) -> bool:
+        """True if the user may do that; None is the whole broker."""
+        return may(self.user, action, destination)
+
+    def check(self, action: Action, destination: Destination | None) -> None:
+        """That he may do that; None is the whole broker."""
+        if not may(self.user, action, destination):
+            where = "the whole broker" if destination is None else f"{destination.kind.value} {destination.name}"
+            raise NotAllowed(f"not allowed: user {self.user.name} has no right to {_DOING[action]} {where}")
+
+    def publish(self, destination: Destination) -> None:
+        """That he may put something in, and have the queue come to be if it is not there."""
+        self.check(Action.PUBLISH, destination)
+        self._create(destination)
+
+    def subscribe(self, destination: Destination, *, waits: bool) -> None:
+        """That he may take messages; who `waits` for them has the queue come to be."""
+        self.check(Action.SUBSCRIBE, destination)
+        if waits:
+            self._create(destination)
+
+    def bind(self, queue: Destination, source: Destination) -> None:
+        """That he may have `queue` get what `source` gets: what is his to administer, from what he may read."""
+        self.check(Action.ADMIN, queue)
+        self.check(Action.SUBSCRIBE, source)
+        self._create(queue)
+
+    def settle(self, delivery_id: int) -> None:
+        """That he may settle, or take on loan, a message by its id; `NotFound` if there is none."""
+        if self.user.rights is EVERYTHING:
+            return
+        # The core has no public word yet for whose a message is that nobody has on loan.
+        located = self._broker._directory.locate(delivery_id)
+        if located is None:
+            raise NotFound("there is no such message")
+        self.check(Action.SUBSCRIBE, located[0].queue.destination)
+
+    def look_around(self) -> None:
+        """That he may look at anything at all; what, `seen` says."""
+        if not self.user.rights.anywhere(Action.BROWSE):
+            raise NotAllowed(f"not allowed: user {self.user.name} has no right to look into anything")
+
+    def seen(self, kind: Kind, names: Iterable[str]) -> list[str]:
+        """Those among the names of queues or topics that he may look into."""
+        return [name for name in names if may(self.user, Action.BROWSE, Destination(kind, name))]
+
+    def _create(self, destination: Destination) -> None:
+        if (
+            self.user.rights is not EVERYTHING
+            and destination.kind is Kind.QUEUE
+            # As above: the core lists what exists, which takes too long for every message.
+            and destination.name not in self._broker._directory.queues
+        ):
+            self.check(Action.CREATE, destination)
+
+
+class Door:
+    """The way in to one broker. Without an authenticator everybody may do everything, whatever he says he is."""
+
+    def __init__(self, broker: Broker, authenticator: IAuthenticator | None = None) -> None:
+        self._broker = broker
+        self._authenticator = authenticator
+        self._anybody = Access(ANYBODY, broker) if authenticator is None else None
+        #: The access of those who are not asked, because they may do nothing.
+        self.nobody = Access(User("nobody", NOTHING), broker)
+
+    @property
+    def open(self) -> bool:
+        """True if nobody is asked who he is."""
+        return self._anybody is not None
+
+    @property
+    def anonymous(self) -> Access | None:
+        """The access of those who name no user; None: everybody must."""
+        if self._authenticator is None:
+            return self._anybody
+        user = self._authenticator.anonymous
+        return None if user is None else Access(user, self._broker)
+
+    def password(self, name: str, password: str, address: str) -> Deferred[Access | None]:
+        """The access of who has this name and password, coming from `address`; None if nobody has."""
+        if self._authenticator is None:
+            return succeed(self._anybody)
+        return self._authenticator.password(name, password, address).addCallback(self._access)
+
+    def token(self, bearer: str, address: str) -> Deferred[Access | None]:
+        """The access of who has this token; None if nobody has."""
+        if self._authenticator is None:
+            return succeed(self._anybody)
+        return self._authenticator.token(bearer, address).addCallback(self._access)
+
+    def _access(self, user: User | None) -> Access | None:
+        return None if user is None else Access(user, self._broker)
+
+
+def host_of(address: object) -> str:
+    """The host of a Twisted address; empty for one on this machine that has none, a Unix socket's."""
+    return str(getattr(address, "host", ""))

@@ -1,0 +1,90 @@
+"""Who sends a request, and whether he may: the one place where this front asks.
+
+401 asks for credentials, whether none came or wrong ones; 403 says what they do not allow. The probes need none.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import assert_never
+
+from broker.auth.door import Access, Door
+from broker.auth.rights import Action
+from broker.core.destination import Destination, queue, topic
+from broker.http.call import Call
+from broker.http.channels import wait_of
+from broker.http.problem import Problem
+from broker.http.routes import Endpoint
+
+#: Endpoints that answer anybody: what watches the broker has no password.
+PROBES = (Endpoint.HEALTH, Endpoint.READY)
+#: What a client may answer a 401 with (RFC 7617, RFC 6750).
+CHALLENGES = [
+    (b"WWW-Authenticate", b'Basic realm="broker", charset="UTF-8"'),
+    (b"WWW-Authenticate", b'Bearer realm="broker"'),
+]
+
+
+async def identify(door: Door, fields: Sequence[str], address: str) -> Access:
+    """The access of who sends a request with these ``Authorization`` fields; `Problem` 401 if that is nobody."""
+    access = door.anonymous if door.open or not fields else await _verified(door, fields, address)
+    if access is None:
+        raise Problem(401, "unauthorized", "Credentials are needed, and those of a user.")
+    return access
+
+
+async def _verified(door: Door, fields: Sequence[str], address: str) -> Access | None:
+    if len(fields) != 1:
+        return None
+    scheme, _, said = fields[0].strip().partition(" ")
+    said = said.strip()
+    match scheme.lower():
+        case "bearer":
+            return await door.token(said, address)
+        case "basic":
+            try:
+                name, colon, password = base64.b64decode(said, validate=True).decode().partition(":")
+            except (binascii.Error, ValueError):
+                return None
+            return await door.password(name, password, address) if colon else None
+        case _:
+            return None
+
+
+def check(call: Call) -> None:
+    """Raise `NotAllowed` if who sends this request may not have it done; `NotFound` for a message that is not there.
+
+    What lists names, or numbers of several queues, shows what may be seen; that is the endpoint's matter.
+    """
+    access, match = call.access, call.match
+    match match.endpoint:
+        case Endpoint.WELCOME | Endpoint.HEALTH | Endpoint.READY:
+            pass
+        case Endpoint.CHANNELS | Endpoint.TOPICS:
+            access.look_around()
+        case Endpoint.STATS:
+            access.check(Action.BROWSE, None)
+        case Endpoint.TAKE:
+            access.subscribe(_channel(call), waits=wait_of(call) > 0)
+        case Endpoint.PEEK | Endpoint.CHANNEL_STATS | Endpoint.CHANNEL_TOPICS:
+            access.check(Action.BROWSE, _channel(call))
+        case Endpoint.PUBLISH:
+            access.publish(_channel(call))
+        case Endpoint.PURGE | Endpoint.UNSUBSCRIBE:
+            access.check(Action.ADMIN, _channel(call))
+        case Endpoint.SUBSCRIBE:
+            access.bind(_channel(call), topic(match.topic))
+        case Endpoint.PUBLISH_TO_TOPIC:
+            access.publish(topic(match.topic))
+        case Endpoint.TOPIC_CHANNELS:
+            access.check(Action.BROWSE, topic(match.topic))
+        case Endpoint.TOUCH | Endpoint.SETTLE:
+            access.settle(match.message)
+        case _:
+            assert_never(match.endpoint)
+
+
+def _channel(call: Call) -> Destination:
+    return queue(call.match.channel)
