@@ -222,14 +222,16 @@ class Broker:
                 looked = self._directory.queue(check_name(queue))
                 self._supply.use(looked)
                 found = looked.head(self.now())
-                self._supply.fetch(looked)
                 if found is not None:
+                    self._supply.flush(looked)
                     delivery = found[0].look(found[1], found[2])
                     delivery.lease = looked.lease_of(*found)
                     return delivery
                 if not looked.lacks and (timer is None or not timer.active()):
                     return None
-                await self._supply.look(looked)
+                changed = self._supply.look(looked)  # before the fetch, which may be over at once
+                self._supply.fetch(looked)
+                await changed
         finally:
             if timer is not None and timer.active():
                 timer.cancel()

@@ -125,6 +125,7 @@ class Settlement:
         """`Broker.touch`."""
         reader, seq = self._locate(delivery_id)
         delivery = reader.on_loan.get(seq)
+        waits = delivery is None
         if delivery is None or delivery.message is UNLOADED:
             batches = await self._store.read(reader.lane.id, seq, 1)
             self._locate(delivery_id)
@@ -134,7 +135,7 @@ class Settlement:
             delivery = reader.on_loan.get(seq) or reader.lend(seq, message, None, 0, 0)
             delivery.lease = delivery.lease or reader.queue.lease_of(reader, seq, message)
         self._stats.touched += 1
-        if delivery.due or delivery.subscription is None:
+        if delivery.due or waits:  # else it lasts as long as its connection
             delivery.due = self._now() + (lease or delivery.lease) * 1000
             self._journal.fail(reader, seq, Failure(delivery.attempts, delivery.due))
             self._supply.ends(delivery)

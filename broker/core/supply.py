@@ -148,11 +148,11 @@ class Supply:
         if queue.wanted or queue in self._lookers:
             self.pump(queue)
 
-    async def look(self, queue: Queue) -> None:
-        """Wait until the queue may have changed; fails if a read for it failed."""
+    def look(self, queue: Queue) -> Deferred[None]:
+        """Fires when the queue may have changed; fails if a read for it failed."""
         looker: Deferred[None] = Deferred()
         self._lookers.setdefault(queue, []).append(looker)
-        await looker
+        return looker
 
     def looked(self, queue: Queue, error: BrokerError | None = None) -> None:
         """Wake those who look."""

@@ -756,3 +756,12 @@ def test_stopping_makes_durable_what_was_accepted_and_takes_nothing_new(bench: B
     with pytest.raises(CancelledError):
         result(waiting)
     assert [call for call in bench.clock.getDelayedCalls() if call.active()] == []
+
+
+def test_no_queue_reads_a_lane_twice(bench: Bench) -> None:
+    """Two readers of one queue on one lane would deliver every message twice, without an error."""
+    publish(bench, "q", "1")
+    directory = bench.broker._directory
+    (reader,) = directory.queues["q"].readers
+    with pytest.raises(AssertionError, match="reads lane 1 already"):
+        directory._attach(99, reader.queue, reader.lane, 0)
