@@ -13,10 +13,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import attrs
-import msgspec
 from twisted.application import service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
@@ -36,7 +35,7 @@ from twisted.scripts._twistd_unix import UnixAppLogger
 from broker import __version__
 from broker.auth.door import Door
 from broker.auth.users import HashingThreads, Users
-from broker.config import MEMORY, Config, MemcacheListener, Where, from_dict, load
+from broker.config import MEMORY, Config, MemcacheListener, Where
 from broker.core.broker import Broker
 from broker.core.store import IStore
 from broker.errors import BrokerError, ConfigError
@@ -44,6 +43,8 @@ from broker.http.server import make_site
 from broker.listen import Address, Connections, Described, InUse, Way, parse
 from broker.lock import Lock
 from broker.memcache.server import MemcacheFactory
+from broker.options import Options
+from broker.reload import Reloading
 from broker.stomp.server import StompFactory
 from broker.storage.memory import MemoryStore
 from broker.storage.sqlite import SQLiteStore
@@ -61,84 +62,13 @@ class IBrokerReactor(IReactorCore, IReactorFromThreads, IReactorSocket, IReactor
     """What the broker needs of a reactor."""
 
 
-class Options(usage.Options):
-    """The command line. It has the last word on what a configuration file says."""
-
-    synopsis = "[options]"
-    longdesc = (
-        "A queue and pub/sub server for memcache, STOMP and HTTP clients. WHERE is a port (on 127.0.0.1), host:port, "
-        'a Twisted endpoint string, or "off"; port 0 is any free port, which is printed. --memcache, --stomp and '
-        "--http may be given several times; one that is not given listens on its default port."
-    )
-    optParameters = [
-        ["config", None, None, "A TOML file with these options as its keys."],
-        ["data", None, None, "The data file, relative to the run directory, or :memory:. [default: broker.sqlite]"],
-        ["sync", None, None, "What a confirmed message survives: full = power loss, normal = a crash. [default: full]"],
-        ["users", None, None, "The file of those who may log in; see `broker user`. [default: nobody is asked]"],
-        ["log-level", None, None, "The least that is logged: debug, info, warn or error. [default: info]"],
-    ]
-    optFlags = [
-        [
-            "allow-anonymous",
-            None,
-            "Let in who names no user: beyond loopback too, or with --users as `anonymous`.",
-        ],
-    ]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.said: dict[str, Any] = {}
-
-    def _where(self, front: str, where: str) -> None:
-        self.said.setdefault(front, []).append(where)
-
-    def opt_memcache(self, where: str) -> None:
-        """Where memcache clients connect. [default: 22122]"""
-        self._where("memcache", where)
-
-    def opt_stomp(self, where: str) -> None:
-        """Where STOMP clients connect. [default: 61613]"""
-        self._where("stomp", where)
-
-    def opt_http(self, where: str) -> None:
-        """Where HTTP clients connect. [default: 8989]"""
-        self._where("http", where)
-
-    def opt_http_host(self, name: str) -> None:
-        """A further name under which HTTP may be spoken to, and from whose pages; * for any."""
-        self.said.setdefault("http_host", []).append(name)
-
-    def opt_version(self) -> None:
-        """Print the broker's version and exit."""
-        print(f"twisted-broker {__version__}")
-        sys.exit(0)
-
-    def config(self) -> Config:
-        """The file's configuration with the command line's words over it; raises `ConfigError`."""
-        said = dict(self.said)
-        for option in ("data", "sync", "log-level", "users"):
-            if self[option] is not None:
-                said[option.replace("-", "_")] = self[option]
-        if self["allow-anonymous"]:
-            said["allow_anonymous"] = True
-        of_file = load(self["config"]) if self["config"] is not None else Config()
-        of_line = from_dict(said)
-        config = msgspec.structs.replace(of_file, **{key: getattr(of_line, key) for key in said})
-        if config.users is not None:
-            config = msgspec.structs.replace(config, users=os.path.abspath(config.users))
-        if config.data == MEMORY:
-            return config
-        # twistd changes to its run directory later, when it goes to the background.
-        run_directory = self.parent["rundir"] if self.parent else "."
-        return msgspec.structs.replace(config, data=os.path.abspath(os.path.join(run_directory, config.data)))
-
-
 def makeService(options: Options) -> BrokerService:
     """twistd's entry. Ends the process with a line on standard error and status 1 if the broker cannot start."""
     from twisted.internet import reactor as installed
 
     reactor = cast(IBrokerReactor, installed)
     try:
+        options.absolute()
         config = options.config()
         broker = build(config, reactor=reactor)
     except ConfigError as error:
@@ -146,6 +76,8 @@ def makeService(options: Options) -> BrokerService:
     if options.parent is not None:
         broker.log_observer = lambda: _observer(options.parent, config.log_level)
     broker.on_failure = lambda: _end(reactor)
+    if options["config"] is not None:
+        broker.reloading.configure(config, options.config)
     # Its default action would end the process. nohup's wish to ignore it stands.
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(broker.reload))
@@ -321,8 +253,8 @@ class BrokerService(service.Service):
         self.on_failure: Callable[[], None] = lambda: None
         #: What twistd logs to, if it is not told otherwise; None: its own choice.
         self.log_observer: Callable[[], ILogObserver] | None = None
+        self.reloading = Reloading(broker, users)
         self._lock = lock
-        self._users = users
         self._hashing = hashing
         self._ports: list[tuple[str, IListeningPort]] = []
         #: Fires, never fails, when it is either ready or has called `on_failure`.
@@ -411,13 +343,5 @@ class BrokerService(service.Service):
             _log.failure("while stopping")
 
     def reload(self) -> None:
-        """SIGHUP: read the users again. A file with a mistake changes nothing. Nothing else can be changed yet."""
-        if self._users is None:
-            _log.info("SIGHUP: nothing to reload; options and configuration are read at the start only")
-            return
-        try:
-            self._users.reload()
-        except ConfigError as error:
-            _log.error("SIGHUP: the users stay as they were: {reason}", reason=error.reason)
-        else:
-            _log.info("SIGHUP: {count} users in {path}", count=len(self._users), path=self._users.path)
+        """SIGHUP: read users and policies again, if there are files to read."""
+        _ = Deferred.fromCoroutine(self.reloading.run())

@@ -23,7 +23,8 @@ from broker.config import Config, load
 from broker.core.store import Inventory
 from broker.errors import ConfigError, StoreUnavailable
 from broker.lock import Lock
-from broker.service import Options, build, makeService
+from broker.options import Options
+from broker.service import build, makeService
 from broker.storage.memory import MemoryStore
 from tests.support import TWISTD, Twistd, serving, tx
 
@@ -111,6 +112,24 @@ def test_sighup_does_not_end_it(tmp_path: Path) -> None:
         twistd.process.send_signal(signal.SIGHUP)
         twistd.until("SIGHUP: nothing to reload")
         assert ask(port, "GET", "/healthz")[0] == 200
+
+
+def test_sighup_brings_new_policies_and_a_mistake_changes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "broker.toml"
+    file.write_text("[queue.'work*']\npaused = true\n")
+    with Twistd(tmp_path, "--config", str(file)) as twistd:
+        port = twistd.ports()["HTTP"]
+        ask(port, "POST", "/channels/work", b"one")
+        assert ask(port, "GET", "/channels/work?nowait")[0] == 204
+        file.write_text("[queue.'work*']\npaused = 'no'\n")
+        twistd.process.send_signal(signal.SIGHUP)
+        twistd.until("the policies stay as they were")
+        assert ask(port, "GET", "/channels/work?nowait")[0] == 204
+        file.write_text("sync = 'normal'\n[queue.'work*']\npaused = false\n")
+        twistd.process.send_signal(signal.SIGHUP)
+        twistd.until("sync has changed; that takes effect at the next start")
+        twistd.until("policies of 1 patterns")
+        assert ask(port, "GET", "/channels/work?nowait")[0] == 200
 
 
 def test_a_message_leaves_no_line_in_the_log_unless_asked_for(tmp_path: Path) -> None:

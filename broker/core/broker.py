@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from broker.core.clock import Delays
@@ -35,6 +36,8 @@ from broker.core.transaction import Transaction
 from broker.core.window import Budget
 from broker.errors import Stopping
 
+#: Queues that get a new policy in one reactor turn.
+_RELOAD_SLICE = 1_000
 #: From this many readers on, what a start has made is put out of the garbage collector's sight.
 _FREEZE = 10_000
 
@@ -95,6 +98,16 @@ class Broker:
             )
             for queue in self._directory.queues.values():
                 queue.cautious = True
+
+    async def reload(self, policies: Policies) -> None:
+        """From now on these policies hold, also for queues that are there; a thousand of them a reactor turn."""
+        self.policy = policies.default
+        self._directory.policies = policies
+        for number, queue in enumerate(list(self._directory.queues.values()), 1):
+            queue.policy = policies.of(queue.name)
+            self._supply.changed(queue)
+            if number % _RELOAD_SLICE == 0:
+                await deferLater(self.clock, 0)
 
     async def stop(self) -> None:
         """Take no new work, make durable what was accepted, and close the store."""

@@ -65,6 +65,20 @@ def test_patterns_overlap_if_a_name_matches_both(first: str, second: str) -> Non
     assert overlap(first, second) is any(one.of(name).ttl == other.of(name).ttl == 1 for name in names)
 
 
+def test_new_policies_hold_for_queues_that_are_there() -> None:
+    on = bench(paused=True)
+    put(on)
+    assert take(on) is None
+    got: list[Delivery] = []
+    on.broker.subscribe(queue("q"), got.append, prefetch=1)
+    on.turn()
+    assert got == []
+    result(start(on.broker.reload(Policies(Policy(lease=7)))))
+    on.turn()
+    assert len(got) == 1
+    assert on.broker.policy.lease == 7
+
+
 # -- dead letters
 
 
