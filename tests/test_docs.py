@@ -167,7 +167,7 @@ def test_links_lead_somewhere() -> None:
 def test_the_options_are_all_documented() -> None:
     from broker.config import File
     from broker.core.policy import Policy
-    from broker.service import Options
+    from broker.options import Options
 
     page = (ROOT / "docs/operations.rst").read_text()
     options = {word for word in Options().synonyms if len(word) > 1} - {"version", "help"}
