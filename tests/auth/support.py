@@ -5,27 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import Deferred, execute, succeed
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, eventAsText, globalLogPublisher
 from zope.interface import implementer
 
 from broker.auth.file import Entry, RightsEntry, dump
-from broker.auth.rights import Action
+from broker.auth.rights import Action, Rights, User
 from broker.auth.secret import hash_password, hash_token
-from broker.auth.users import Users
+from broker.auth.users import IAuthenticator, Users
 
 #: Everybody's password in these tests; no log may have it.
 PASSWORD = "open-sesame"
 TOKEN = "a token of alice's"
 
 
+_known: set[bytes] = set()
+
+
 @cache
 def hashed(password: str) -> str:
     """A password as it is kept."""
+    _known.add(password.encode())
     return hash_password(password)
+
+
+def verify(password: bytes, stored: str) -> bool:
+    """What the real one says of the passwords that were `hashed`, without the time it takes."""
+    return password in _known and hashed(password.decode()) == stored
 
 
 def entry(*, password: str = PASSWORD, tokens: tuple[str, ...] = (), **rights: str) -> Entry:
@@ -37,7 +46,7 @@ def entry(*, password: str = PASSWORD, tokens: tuple[str, ...] = (), **rights: s
     )
 
 
-def everything(pattern: str = "*") -> dict[str, str]:
+def everything(pattern: str = "*") -> dict[str, Any]:
     """All rights on what `pattern` covers."""
     return {action.value: pattern for action in Action}
 
@@ -93,3 +102,39 @@ class Log:
     def text(self) -> str:
         """All of it."""
         return "\n".join(f"{eventAsText(event)} {event!r}" for event in self.events)
+
+
+@implementer(IAuthenticator)
+class Known:
+    """Users who are known at once; `late` ones are when they are told."""
+
+    def __init__(self, users: dict[str, dict[str, str]], *, anonymous: dict[str, str] | None = None) -> None:
+        self.users = {name: User(name, self.rights(name, rights)) for name, rights in users.items()}
+        self.anonymous = None if anonymous is None else User("anonymous", self.rights("anonymous", anonymous))
+        self.asked: list[tuple[str, ...]] = []
+        self.late = False
+        self.waiting: list[Callable[[], None]] = []
+
+    @staticmethod
+    def rights(name: str, said: dict[str, str]) -> Rights:
+        """Patterns with blanks between them, by action."""
+        return Rights({Action(action): patterns.split() for action, patterns in said.items()}, name)
+
+    def allow(self, name: str, **said: str) -> None:
+        """From now on that is all this user may do."""
+        self.users[name].rights = self.rights(name, said)
+
+    def password(self, name: str, password: str, address: str) -> Deferred[User | None]:
+        """Everybody has the same."""
+        self.asked.append((name, password, address))
+        found = self.users.get(name) if password == PASSWORD else None
+        if not self.late:
+            return succeed(found)
+        answer: Deferred[User | None] = Deferred()
+        self.waiting.append(lambda: answer.callback(found))
+        return answer
+
+    def token(self, bearer: str, address: str) -> Deferred[User | None]:
+        """The first one's."""
+        self.asked.append((bearer, address))
+        return succeed(next(iter(self.users.values())) if bearer == TOKEN else None)
