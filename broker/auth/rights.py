@@ -11,7 +11,7 @@ import enum
 import fnmatch
 import glob
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -104,6 +104,14 @@ class User:
     name: str
     #: They change when the users file is read again.
     rights: Rights
+    #: What ends each connection that he logged in on.
+    connections: set[Callable[[], None]] = attrs.field(factory=set)
+
+    def remove(self) -> None:
+        """He is no user any more: he may do nothing, and his connections end."""
+        self.rights = NOTHING
+        for end in list(self.connections):
+            end()
 
 
 def may(user: User, action: Action, destination: Destination | None) -> bool:

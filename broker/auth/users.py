@@ -98,7 +98,7 @@ class Users:
     def reload(self) -> None:
         """Read the file again. Raises `ConfigError`, and nothing has changed then.
 
-        Who is logged in has his new rights at once; who is gone from the file has none any more.
+        Who is logged in has his new rights at once; the connections of who is gone from the file end.
         """
         entries = file.load(self.path)
         if self._allow_anonymous and file.ANONYMOUS not in entries:
@@ -106,15 +106,15 @@ class Users:
                 f"{self.path}: user.{file.ANONYMOUS}: missing, and allow_anonymous is set: give it rights"
             )
         rights = {name: entry.compiled(name) for name, entry in entries.items()}
-        for name, user in self._users.items():
-            if name not in entries:
-                user.rights = NOTHING
         old, self._users, self._stored, self._tokens = self._users, {}, {}, {}
         for name, entry in entries.items():
             user = self._users[name] = old.get(name) or User(name, NOTHING)
             user.rights = rights[name]
             self._stored[name] = entry.password
             self._tokens |= dict.fromkeys(entry.tokens, user)
+        for name, user in old.items():
+            if name not in entries:
+                user.remove()
 
     @property
     def anonymous(self) -> User | None:

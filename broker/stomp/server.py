@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.auth.door import Access, Door, host_of
+from broker.auth.rights import User
 from broker.core.broker import Broker
 from broker.outbox import Outbox, Promise, Transport
 from broker.stomp.dialect import HANDSHAKE, VERSIONS
@@ -72,6 +73,7 @@ class StompProtocol(Protocol):
         self._parser = Parser()
         self._state = _State.CONNECTING
         self._session: Session | None = None
+        self._user: User | None = None
         self._heartbeat: Heartbeat | None = None
         self._timer: IDelayedCall | None = None
         self._working = False
@@ -122,6 +124,8 @@ class StompProtocol(Protocol):
         self._stop_timers()
         self._outbox.close()
         self._factory.disconnected(self)
+        if self._user is not None:
+            self._user.connections.discard(self._removed)
         if self._session is not None:
             self._session.end()
         if was_connected:
@@ -208,8 +212,7 @@ class StompProtocol(Protocol):
     # -- CONNECT
 
     def _connect(self, frame: Frame) -> None:
-        agreed = agree(frame, self.name)
-        headers, door = frame.headers, self._factory.door
+        agreed, headers, door = agree(frame, self.name), frame.headers, self._factory.door
         login, passcode = headers.get("login", ""), headers.get("passcode", "")
         if door.open or not (login or passcode):
             self._enter(door.anonymous, agreed)
@@ -233,6 +236,8 @@ class StompProtocol(Protocol):
             raise Refused("Access refused", "login and passcode are needed, and those of a user")
         self._stop_timers()
         self._state = _State.CONNECTED
+        self._user = access.user
+        self._user.connections.add(self._removed)
         factory = self._factory
         self._parser.dialect, self._parser.limits = agreed.dialect, factory.limits
         self._session = Session(
@@ -253,6 +258,10 @@ class StompProtocol(Protocol):
             version=agreed.dialect.version,
             peer=self.transport.getPeer(),
         )
+
+    def _removed(self) -> None:
+        if self._state is _State.CONNECTED:
+            self._refuse(Refused("Access refused", "the user was removed"), {})
 
     def _late_login(self) -> None:
         self._timer = None

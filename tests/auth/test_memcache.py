@@ -181,6 +181,19 @@ def test_where_anonymous_is_allowed_it_is_who_does_not_log_in() -> None:
     assert client.send(login()) == b"CLIENT_ERROR not allowed: user anonymous has no right to publish to queue any\r\n"
 
 
+def test_who_is_removed_is_cut_off_and_who_is_gone_already_is_forgotten(world: World) -> None:
+    gone, client, other = world.client(), world.client(), world.client("bob")
+    gone.go()
+    alice = world.authenticator.users["alice"]
+    assert len(alice.connections) == 1
+    alice.remove()
+    assert client.closed
+    assert not other.closed
+    client.go()
+    other.go()
+    assert not alice.connections
+
+
 def test_no_password_is_logged(world: World) -> None:
     with Log() as log:
         client = world.connect()

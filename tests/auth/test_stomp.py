@@ -135,6 +135,21 @@ class LoginTest(FrontTest):
         self.assert_error(frames, "Access refused")
         self.refused(login="alice", passcode="wrong")
 
+    def test_who_is_removed_is_told_and_shut_out(self) -> None:
+        gone, client, other = self.user("alice"), self.user("alice"), self.user("bob", publish="*")
+        client.subscribe("/topic/t")
+        self.clients.remove(gone)
+        gone.lose()
+        alice = self.authenticator.users["alice"]
+        self.assertEqual(len(alice.connections), 1)
+        alice.remove()
+        other.send("SEND", b"news", destination="/topic/t")
+        self.assert_error(client.frames(), "Access refused")
+        self.assert_closes(client)
+        client.lose()
+        self.clients.remove(client)
+        self.assertFalse(alice.connections)
+
     def test_without_users_it_does_not_matter_what_one_says(self) -> None:
         self.factory = StompFactory(self.broker, clock=self.clock)
         client = self.client(login="someone", passcode="whatever")

@@ -237,6 +237,18 @@ def test_who_guesses_on_and_on_does_not_fill_the_log(world: World) -> None:
 # -- changes
 
 
+def test_the_connections_of_who_is_removed_end_and_nobody_elses(world: World) -> None:
+    alice, bob = _now(world.users.token(TOKEN, HOME)), _now(world.users.password("bob", "other", HOME))
+    assert alice is not None
+    assert bob is not None
+    ended: list[str] = []
+    alice.connections.add(lambda: ended.append("alice"))
+    bob.connections.add(lambda: ended.append("bob"))
+    write(world.path, {"alice": entry()})
+    world.users.reload()
+    assert ended == ["bob"]
+
+
 def test_rights_change_for_who_is_there_and_end_for_who_is_gone(world: World) -> None:
     alice, bob = _now(world.users.token(TOKEN, HOME)), _now(world.users.password("bob", "other", HOME))
     assert alice is not None

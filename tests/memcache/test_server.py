@@ -11,7 +11,8 @@ from broker.core.destination import queue, topic
 from broker.core.message import Message
 from broker.core.policy import Policy
 from broker.errors import StoreUnavailable
-from broker.memcache.server import MAX_PENDING, MemcacheFactory
+from broker.memcache.connection import MAX_PENDING
+from broker.memcache.server import MemcacheFactory
 from broker.outbox import HIGH_WATER, MAX_OWED
 from tests.memcache.support import NOW, Client, FrontTest
 
