@@ -339,6 +339,8 @@ class BrokerService(service.Service):
         """One step of the end; if it fails, the next ones are still taken."""
         try:
             await maybeDeferred(step)
+        except BrokerError as error:
+            _log.error("while stopping: {reason}", reason=error.reason)
         except Exception:
             _log.failure("while stopping")
 
