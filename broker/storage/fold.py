@@ -47,7 +47,7 @@ def plan(ledger: Ledger, unfolded: Unfolded, upto: int) -> list[Keep]:
             if end <= floor:
                 continue
             if marked or first < floor:
-                first, end = ledger.wanted(lane, first, end)
+                first, end = ledger.wanted(lane, max(first, floor), end)
             if first < end:
                 keeps.append(Keep(place, first, end))
     keeps.sort(key=lambda keep: keep.place.cid)

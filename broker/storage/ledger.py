@@ -24,6 +24,7 @@ from broker.core.store import (
     Group,
     Inventory,
     LaneState,
+    Range,
     ReaderState,
 )
 from broker.errors import StoreRefused
@@ -32,6 +33,8 @@ from broker.storage.settled import Settled
 
 #: Numbers of a lane: a delivery id keeps 33 bits for them.
 MAX_SEQ: Final = 1 << 33
+#: Numbers settled above a cursor from which on what it waits for is a straggler; 25 MB of messages of 1.6 KB.
+FAR: Final = 4 * CHUNK
 #: The sorts of ids in `Inventory.last_ids`.
 ID_SORTS: Final = ("destination", "lane", "reader", "binding")
 
@@ -94,6 +97,8 @@ class Ledger:
         self.changes = Changes() if track else None
         #: Lanes of which more may be freed than when it was last tried.
         self.moved: set[int] = set()
+        #: Readers that have much settled above their cursor (`straggle`); kept only with `track`.
+        self.lagging: set[int] = set()
         #: Lanes that no longer exist and whose batches are still to be freed.
         self.gone: set[int] = set()
 
@@ -162,7 +167,7 @@ class Ledger:
         for id, mark in directory.jumps:
             reader = self._touch(id)
             if reader is not None:
-                self._settle(reader, reader.settled.cursor, mark)
+                self._settle(reader, reader.settled.first_open, mark)
         for id, seq, attempts, due, reason in directory.failures:
             reader = self._touch(id)
             if reader is not None and seq not in reader.settled:
@@ -187,13 +192,21 @@ class Ledger:
             return
         settled = reader.settled
         cursor, chunked = settled.cursor, settled.count
+        if self.changes is not None:
+            # Their messages are kept beside the failures.
+            self.changes.failures.update((reader.id, seq) for seq in settled.stragglers_in(lo, hi))
         settled.add_range(lo, hi)
+        first, end = max(lo, cursor), hi
         if settled.cursor != cursor:
             self.moved.add(reader.lane)
-        if self.changes is not None and (chunked or settled.count):
-            first, end = lo, hi
-            if chunked and settled.cursor != cursor:
+            if chunked:
                 first, end = cursor, max(hi, settled.cursor + 1)
+        if settled.count:
+            if settled.is_full(first // CHUNK) or settled.is_full((end - 1) // CHUNK) or end - first >= CHUNK:
+                self.moved.add(reader.lane)
+            if self.changes is not None and settled.count >= FAR:
+                self.lagging.add(reader.id)
+        if self.changes is not None and (chunked or settled.count):
             touched = range(first // CHUNK, (end - 1) // CHUNK + 1)
             self.changes.chunks.update((reader.id, chunk) for chunk in touched)
         if reader.failures:
@@ -307,8 +320,32 @@ class Ledger:
     # -- what may go
 
     def floor(self, lane: Lane) -> int:
-        """Below this number every reader has settled everything; all of it when nobody reads the lane."""
+        """Below this number nobody wants anything but stragglers, which are kept apart; all of it when nobody reads."""
         return min([lane.next, *(reader.settled.cursor for reader in lane.readers)])
+
+    def low(self, lane: Lane) -> int:
+        """Below this number every reader has settled everything."""
+        return min([lane.next, *(reader.settled.first_open for reader in lane.readers)])
+
+    def freeable(self, lane: Lane) -> list[Range]:
+        """Ranges of which nobody wants anything: below the cursors, and whole chunks above them."""
+        floor = self.floor(lane)
+        ranges = [(0, floor)]
+        if lane.readers and all(reader.settled.count or reader.settled.cursor > floor for reader in lane.readers):
+            full = [(reader.settled.cursor // CHUNK, reader.settled.full_chunks()) for reader in lane.readers]
+            for number in sorted(set().union(*(chunks for _, chunks in full))):
+                if all(number < passed or number in chunks for passed, chunks in full):
+                    lo, hi = number * CHUNK, (number + 1) * CHUNK
+                    ranges[-1:] = [(ranges[-1][0], hi)] if ranges[-1][1] == lo else [ranges[-1], (lo, hi)]
+        return ranges
+
+    def stragglers(self, lane: Lane, seq: int) -> list[tuple[int, int]]:
+        """The stragglers of `lane` from `seq` on, in order, each with a reader that has it."""
+        found: dict[int, int] = {}
+        for reader in lane.readers:
+            for straggler in reader.settled.stragglers_in(seq, lane.next):
+                found.setdefault(straggler, reader.id)
+        return sorted(found.items())
 
     def wanted(self, lane: Lane, lo: int, hi: int) -> tuple[int, int]:
         """The shortest range that holds what some reader has not settled in ``lo <= n < hi``; empty: ``(hi, hi)``."""
@@ -325,10 +362,9 @@ class Ledger:
             list(self.destinations.values()),
             [LaneState(x.id, x.destination, x.priority, x.run, x.next, x.low) for x in self.lanes.values()],
             [
-                ReaderState(
-                    x.id, x.queue, x.lane, x.settled.cursor, x.reserved, x.settled.ranges(), dict(x.failures or {})
-                )
+                ReaderState(x.id, x.queue, x.lane, cursor, x.reserved, settled, dict(x.failures or {}))
                 for x in self.readers.values()
+                for cursor, settled in (x.settled.state(),)
             ],
             [BindingState(x.define, None if x.until is None else dict(x.until)) for x in self.bindings.values()],
             self.last_stamp,

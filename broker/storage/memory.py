@@ -100,17 +100,17 @@ class MemoryStore:
             freed += sum(len(batch.data) for batch in self._batches.pop(ledger.gone.pop(), []))
         while ledger.moved and freed < budget:
             lane = ledger.lanes[ledger.moved.pop()]
-            floor = ledger.floor(lane)
             batches = self._batches.get(lane.id, [])
-            end = 0
-            while end < len(batches) and batches[end].base + batches[end].count <= floor and freed < budget:
-                freed += len(batches[end].data)
-                end += 1
-            del batches[:end]
-            if batches and batches[0].base + batches[0].count <= floor:
-                ledger.moved.add(lane.id)
-                floor = batches[0].base
-            lane.low = max(lane.low, floor)
+            for lo, hi in ledger.freeable(lane):
+                first = end = bisect_left(batches, lo, key=_base)
+                while end < len(batches) and batches[end].base + batches[end].count <= hi and freed < budget:
+                    freed += len(batches[end].data)
+                    end += 1
+                del batches[first:end]
+            if freed >= budget:
+                ledger.moved.add(lane.id)  # perhaps there is more in this one
+            elif lane.low < (low := ledger.low(lane)):
+                lane.low = low
         return succeed(freed)
 
     def measure(self) -> Deferred[Sizes]:

@@ -34,12 +34,20 @@ def part_data(connection: sqlite3.Connection, place: Place) -> bytes | None:
 
 
 def read_lane(
-    connection: sqlite3.Connection, lane: int, seq: int, end: int, max_bytes: int, places: list[Place], more: bool
+    connection: sqlite3.Connection,
+    lane: int,
+    seq: int,
+    end: int,
+    max_bytes: int,
+    places: list[Place],
+    more: bool,
+    behind: list[tuple[int, int]],
 ) -> tuple[list[Batch], int | None]:
     """The batches of `lane` from `seq` up to `end`, and where to go on if none of what was looked at is still there.
 
     `places` are the unfolded parts as known when the read was asked for, `more` if there were further ones. A fold
-    that has happened since has moved them to batches, which this snapshot shows, or found them settled.
+    that has happened since has moved them to batches, which this snapshot shows, or found them settled. `behind` are
+    the stragglers from `seq` on: their batches may be gone.
     """
     connection.execute("BEGIN")
     stop = places[-1].part.base + places[-1].part.count if more else end
@@ -67,6 +75,8 @@ def read_lane(
         packed = part_data(connection, place)
         if packed is not None:
             found.append(Batch(lane, place.part.base, place.part.count, packed))
+    if behind:
+        found += _stragglers(connection, lane, behind, stop, max_bytes, found)
     found.sort(key=lambda batch: batch.base)
     size = 0
     for place_in_row, batch in enumerate(found):
@@ -77,8 +87,49 @@ def read_lane(
     return found, stop if not found and more else None
 
 
+def _stragglers(
+    connection: sqlite3.Connection,
+    lane: int,
+    behind: list[tuple[int, int]],
+    stop: int,
+    max_bytes: int,
+    found: list[Batch],
+) -> list[Batch]:
+    """The stragglers below `stop` that are not in what was found, each a batch of its own.
+
+    Those beyond `max_bytes` may be left out: what lies behind them will be, too.
+    """
+    covered = {seq for batch in found for seq in range(batch.base, batch.base + batch.count)}
+    added: list[Batch] = []
+    size = 0
+    for seq, reader in behind:
+        if seq >= stop:
+            break
+        if seq in covered:
+            continue
+        body = straggler(connection, reader, seq)
+        if body is not None:
+            added.append(Batch(lane, seq, 1, body))
+            size += len(body)
+            if size > max_bytes:
+                break
+    return added
+
+
+def straggler(connection: sqlite3.Connection, reader: int, seq: int) -> bytes | None:
+    """The packed message of a straggler."""
+    row = connection.execute("SELECT body FROM exc WHERE reader = ? AND seq = ?", (reader, seq)).fetchone()
+    return None if row is None else row[0]
+
+
 def seek_lane(
-    connection: sqlite3.Connection, lane: int, stamp: int, end: int, place: Place | None, after: int | None
+    connection: sqlite3.Connection,
+    lane: int,
+    stamp: int,
+    end: int,
+    place: Place | None,
+    after: int | None,
+    behind: list[tuple[int, int]],
 ) -> int:
     """The first number of `lane` below `end` with this stamp or a later one; else `end`.
 
@@ -107,7 +158,18 @@ def seek_lane(
         stamps = [message.stamp for message in unpack(row[1], row[2])]
         if stamps[-1] >= stamp:
             answer = row[0] + bisect_left(stamps, stamp)
-    return answer
+    return min(answer, _first_straggler(connection, stamp, behind, end))
+
+
+def _first_straggler(connection: sqlite3.Connection, stamp: int, behind: list[tuple[int, int]], end: int) -> int:
+    """The first straggler with this stamp or a later one; else `end`."""
+
+    def stamp_of(one: tuple[int, int]) -> int:
+        body = straggler(connection, one[1], one[0])
+        return 0 if body is None else unpack(1, body)[0].stamp
+
+    place = bisect_left(behind, stamp, key=stamp_of)
+    return behind[place][0] if place < len(behind) else end
 
 
 def fetch(connection: sqlite3.Connection, keeps: list[Keep], folding: Folding) -> None:

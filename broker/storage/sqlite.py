@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Coroutine
-from itertools import islice
 from typing import Any, Final, Literal
 
 from twisted.enterprise.adbapi import ConnectionPool
@@ -25,7 +24,7 @@ from zope.interface import implementer
 
 from broker.core.store import Batch, Committed, Group, Inventory, IStore, Sizes
 from broker.errors import StoreUnavailable
-from broker.storage import fold, reading, record, writing
+from broker.storage import fold, freeing, reading, record, stragglers, writing
 from broker.storage.file import DataFile
 from broker.storage.fold import Folding
 from broker.storage.ledger import Changes, Ledger
@@ -36,8 +35,6 @@ from broker.storage.unfolded import Unfolded
 IDLE: Final = 0.05
 #: Seconds after a failed fold in which none is tried: the commits come first.
 FOLD_PAUSE: Final = 5.0
-#: Lanes looked at in one slice of freeing: 5 us each.
-FREE_LANES: Final = 1000
 #: What one read returns at most, unless a single batch is larger.
 READ_BYTES: Final = 256 * 1024
 
@@ -302,7 +299,8 @@ class SQLiteStore:
             if known is None:
                 return []
             places, more = self._unfolded.from_number(lane, seq, max_bytes)
-            found, on = await self._file.read(reading.read_lane, lane, seq, known.next, max_bytes, places, more)
+            behind = self._ledger.stragglers(known, seq)
+            found, on = await self._file.read(reading.read_lane, lane, seq, known.next, max_bytes, places, more, behind)
             if on is None:
                 return found
             seq = on  # folded meanwhile, and nothing of it was still wanted
@@ -313,7 +311,8 @@ class SQLiteStore:
         if known is None:
             return 0
         around = self._unfolded.around(lane, stamp)
-        return await self._file.read(reading.seek_lane, lane, stamp, known.next, *around)
+        behind = self._ledger.stragglers(known, 0)
+        return await self._file.read(reading.seek_lane, lane, stamp, known.next, *around, behind)
 
     # -- freeing, measuring
 
@@ -323,32 +322,25 @@ class SQLiteStore:
             await self._turn.acquire()
             try:
                 self._check_open()
-                lanes = self._freeable()
+                await self._straggle()
+                lanes = freeing.plan(self._ledger)
                 if not lanes:
                     break
-                freed, done = await self._file.write(writing.free, lanes, budget)
-                self._freed(lanes[:done])
+                freed, done = await self._file.write(freeing.write, lanes, budget)
+                freeing.apply(self._ledger, lanes[:done])
                 self._watch_wal()
             finally:
                 self._turn.release()
         return freed
 
-    def _freeable(self) -> list[tuple[int, int | None]]:
-        ledger = self._ledger
-        lanes: list[tuple[int, int | None]] = [(id, None) for id in islice(ledger.gone, FREE_LANES)]
-        moved = islice(ledger.moved, FREE_LANES - len(lanes))
-        return lanes + [(id, ledger.floor(ledger.lanes[id])) for id in moved]
-
-    def _freed(self, lanes: list[tuple[int, int | None]]) -> None:
-        ledger = self._ledger
-        for id, floor in lanes:
-            if floor is None:
-                ledger.gone.discard(id)
-            else:
-                ledger.moved.discard(id)
-                ledger.lanes[id].low = max(ledger.lanes[id].low, floor)
-            if ledger.changes is not None:
-                ledger.changes.lanes.add(id)
+    async def _straggle(self) -> None:
+        """Have cursors not wait for what lies far behind."""
+        found = stragglers.plan(self._ledger, self._unfolded)
+        if found:
+            stragglers.mark(self._ledger, found)
+            passed = await self._file.write(stragglers.write, found, self._ledger, self._last)
+            self._ledger.changes = Changes()
+            stragglers.apply(self._ledger, found, passed)
 
     async def _measure(self) -> Sizes:
         self._check_open()

@@ -12,7 +12,7 @@ from broker.core.destination import Kind
 from broker.core.policy import BindingPolicy
 from broker.core.store import BindingState, DefineBinding, DefineDestination, Failure
 from broker.storage import record
-from broker.storage.ledger import ID_SORTS, Changes, Lane, Ledger, Reader
+from broker.storage.ledger import FAR, ID_SORTS, Changes, Lane, Ledger, Reader
 from broker.storage.record import Row
 from broker.storage.settled import Settled
 from broker.storage.unfolded import Unfolded
@@ -111,13 +111,16 @@ def _write_failures(connection: sqlite3.Connection, ledger: Ledger, changes: Cha
         reader = ledger.readers.get(id)
         if reader is not None:
             failure = (reader.failures or {}).get(seq)
-            if failure is not None:
-                stored.append((id, seq, failure.attempts, failure.due, failure.reason))
-            else:
+            if failure is None and (seq >= reader.settled.cursor or seq in reader.settled):
                 dropped.append((id, seq))
+            else:
+                failure = failure or Failure()
+                stored.append((id, seq, failure.attempts, failure.due, failure.reason))
     connection.executemany("DELETE FROM exc WHERE reader = ? AND seq = ?", dropped)
     connection.executemany(
-        "INSERT OR REPLACE INTO exc (reader, seq, attempts, due, reason) VALUES (?, ?, ?, ?, ?)", stored
+        "INSERT INTO exc (reader, seq, attempts, due, reason) VALUES (?, ?, ?, ?, ?) ON CONFLICT (reader, seq) "
+        "DO UPDATE SET attempts = excluded.attempts, due = excluded.due, reason = excluded.reason",
+        stored,
     )
 
 
@@ -161,11 +164,18 @@ def load(connection: sqlite3.Connection) -> tuple[Ledger, Unfolded, int]:
         ledger.add_reader(Reader(id, queue, lane, Settled(cursor), reserved))
     for id, chunk, bits in connection.execute("SELECT reader, chunk, bits FROM bits"):
         ledger.readers[id].settled.load(chunk, int.from_bytes(bits, "little"))
-    for id, seq, attempts, due, reason in connection.execute("SELECT reader, seq, attempts, due, reason FROM exc"):
+    for reader in ledger.readers.values():
+        reader.settled.loaded()
+    for id, seq, attempts, due, reason in connection.execute(
+        "SELECT reader, seq, attempts, due, reason FROM exc ORDER BY reader, seq"
+    ):
         reader = ledger.readers[id]
-        if reader.failures is None:
-            reader.failures = {}
-        reader.failures[seq] = Failure(attempts, due, reason)
+        if seq < reader.settled.cursor:
+            reader.settled.stragglers.append(seq)
+        if attempts or due:
+            if reader.failures is None:
+                reader.failures = {}
+            reader.failures[seq] = Failure(attempts, due, reason)
     for row in connection.execute("SELECT * FROM binding ORDER BY id"):
         id, queue, source, start, until, *policy, filter_name, filter_text, follows = row
         define = DefineBinding(
@@ -182,4 +192,5 @@ def load(connection: sqlite3.Connection) -> tuple[Ledger, Unfolded, int]:
         last = max(last, cid)
     # What was to be freed is not written down: look once at every lane that ever held something.
     ledger.moved.update(lane.id for lane in ledger.lanes.values() if lane.next)
+    ledger.lagging.update(reader.id for reader in ledger.readers.values() if reader.settled.count >= FAR)
     return ledger, unfolded, last

@@ -70,35 +70,6 @@ def finish(connection: sqlite3.Connection, ledger: Ledger, last: int) -> None:
     connection.execute("UPDATE meta SET value = 0 WHERE key = 'unclean_starts'")
 
 
-def free(connection: sqlite3.Connection, lanes: list[tuple[int, int | None]], budget: int) -> tuple[int, int]:
-    """Free batches wholly below each lane's mark (all of them: None), about `budget` bytes.
-
-    Returns the bytes freed, and with how many of the lanes it is done.
-    """
-    freed = 0
-    for done, (lane, floor) in enumerate(lanes):
-        # length() does not load the blob; substr() would.
-        rows = connection.execute(
-            "SELECT base, length(data) FROM batch WHERE lane = ? AND base < ? AND base + n <= ? ORDER BY base",
-            (lane, 1 << 62 if floor is None else floor, 1 << 62 if floor is None else floor),
-        )
-        last = None
-        for base, length in rows:
-            if freed >= budget:
-                break
-            last = base
-            freed += length
-        else:
-            if floor is None:
-                connection.execute("DELETE FROM lane WHERE id = ? AND destination IS NULL", (lane,))
-        rows.close()
-        if last is not None:
-            connection.execute("DELETE FROM batch WHERE lane = ? AND base <= ?", (lane, last))
-        if freed >= budget:
-            return freed, done  # perhaps there is more in this one: it is looked at again
-    return freed, len(lanes)
-
-
 def mend(connection: sqlite3.Connection) -> None:
     """After an error: make the connection usable again, by a new one if need be."""
     try:

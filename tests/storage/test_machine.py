@@ -8,10 +8,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from broker.core import bits
 from broker.core.destination import Kind
 from broker.core.message import Message
 from broker.core.store import (
@@ -27,7 +28,7 @@ from broker.core.store import (
     Inventory,
 )
 from broker.errors import StoreUnavailable
-from broker.storage import fold, reading, record, unfolded
+from broker.storage import fold, ledger, reading, record, settled, stragglers, tables, unfolded
 from broker.storage.memory import MemoryStore
 from broker.storage.settled import Settled
 from tests.storage.support import FailingConnection, failing_connection, inline_store, result, stored
@@ -41,6 +42,19 @@ LIMITS = [
     (fold, "BATCH_COUNT", 6),
     (fold, "READ_BYTES", 200),
     (reading, "WHOLE", 100),
+    (bits, "CHUNK", 8),
+    (bits, "_FULL", 255),
+    (settled, "CHUNK", 8),
+    (settled, "FULL", 255),
+    (ledger, "CHUNK", 8),
+    (ledger, "FAR", 8),
+    (tables, "CHUNK", 8),
+    (tables, "FAR", 8),
+    (stragglers, "CHUNK", 8),
+    (stragglers, "MOST", 3),
+    (stragglers, "TOTAL", 9),
+    (stragglers, "SLICE", 5),
+    (stragglers, "SLICE_BYTES", 300),
     (unfolded, "FOLD_BYTES", 1500),
     (unfolded, "FOLD_PARTS", 8),
     (unfolded, "FOLD_RECORDS", 5),
@@ -206,6 +220,36 @@ class Stores(RuleBasedStateMachine):
     def trim(self, budget: int) -> None:
         result(self.memory.trim(budget))
         result(self.sqlite.trim(budget))
+
+    @precondition(lambda self: self.known.readers and not self.pending)
+    @rule(data=st.data(), fails=st.sampled_from(["", "", "", "before", "after"]))
+    def leave_stragglers(self, data: st.DataObject, fails: str) -> None:
+        """Settle nearly everything of a long lane, and let cursors pass the rest; perhaps the disk fails meanwhile."""
+        inventory = self.known
+        chosen = data.draw(st.sampled_from(inventory.readers)).lane
+        group = Group(parts={chosen: [Message(stamp=self.stamp + n, body=bytes(n % 50)) for n in range(1, 41)]})
+        self.stamp += 40
+        end = next(lane.next for lane in inventory.lanes if lane.id == chosen) + 40
+        for reader in inventory.readers:
+            if reader.lane == chosen:
+                left = sorted(data.draw(st.sets(st.integers(0, end - 1), max_size=5)))
+                edges = zip([0, *(seq + 1 for seq in left)], [*left, end], strict=True)
+                group.settled[reader.id] = [(low, high) for low, high in edges if low < high]
+        self.commit(group)
+        result(self.memory.trim(1 << 30))
+        error = sqlite3.OperationalError("disk I/O error")
+        self.connection.before, self.connection.after = (
+            error if fails == "before" else None,
+            error if fails == "after" else None,
+        )
+        try:
+            result(self.sqlite.trim(1 << 30))
+        except StoreUnavailable:
+            assert fails
+        finally:
+            self.connection.before = self.connection.after = None
+        passed = sum(len(reader.settled.stragglers) for reader in self.sqlite._ledger.readers.values())
+        event(f"stragglers: {min(passed, 3)}")
 
     @rule()
     def kill(self) -> None:

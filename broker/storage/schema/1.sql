@@ -76,14 +76,14 @@ CREATE TABLE bits (
     PRIMARY KEY (reader, chunk)
 ) WITHOUT ROWID;
 
--- Messages that have something behind them in one queue.
+-- Messages that have something behind them in one queue, and those below its cursor that are not settled.
 CREATE TABLE exc (
     reader   INTEGER NOT NULL,
     seq      INTEGER NOT NULL,
     attempts INTEGER NOT NULL,       -- deliveries that failed
     due      INTEGER NOT NULL,       -- until when nobody else may have it; 0 = free
     reason   TEXT NOT NULL,
-    body     BLOB,                   -- the message, once its batch was freed without it. Nothing writes it yet
+    body     BLOB,                   -- of those below the cursor: the packed message; its batch may be gone
     PRIMARY KEY (reader, seq)
 ) WITHOUT ROWID;
 
