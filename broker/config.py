@@ -25,8 +25,6 @@ Every key, as in the file::
 from __future__ import annotations
 
 import itertools
-import re
-import tomllib
 from typing import Any, Literal
 
 import msgspec
@@ -34,6 +32,7 @@ import msgspec
 from broker.core.destination import check_name
 from broker.core.policy import Policies, Policy, Rule, overlap
 from broker.errors import BadName, ConfigError
+from broker.toml import in_our_words, read
 
 #: The data "file" of a broker that keeps everything in memory and forgets it when it ends.
 MEMORY = ":memory:"
@@ -97,13 +96,7 @@ class Config(File, frozen=True, forbid_unknown_fields=True):
 
 def load(path: str) -> Config:
     """Read the file at `path`; raises `ConfigError`, which names the key."""
-    try:
-        with open(path, "rb") as file:
-            said = tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from None
+    said = read(path)
     try:
         return from_dict(said)
     except ConfigError as error:
@@ -115,7 +108,7 @@ def from_dict(said: dict[str, Any]) -> Config:
     try:
         file = msgspec.convert(said, File)
     except msgspec.ValidationError as error:
-        raise ConfigError(_in_our_words(str(error))) from None
+        raise ConfigError(in_our_words(str(error))) from None
     _check(file.defaults, "defaults")
     rules = {}
     for pattern, section in file.queue.items():
@@ -123,7 +116,7 @@ def from_dict(said: dict[str, Any]) -> Config:
         try:
             policy = msgspec.convert(section, Policy)
         except msgspec.ValidationError as error:
-            raise ConfigError(f"{path}.{_in_our_words(str(error))}") from None
+            raise ConfigError(f"{path}.{in_our_words(str(error))}") from None
         _check(policy, path)
         rules[pattern] = {key: getattr(policy, key) for key in section}
     file = msgspec.structs.replace(file, queue=rules)
@@ -173,13 +166,3 @@ def _check_together(file: File) -> None:
                     circle = " -> ".join([*way[way.index(target) :], target])
                     raise ConfigError(f"{path}: what dies would go round in a circle: {circle}")
                 way.append(target)
-
-
-def _in_our_words(message: str) -> str:
-    """msgspec's "Object contains unknown field `x` - at `$.defaults`", with the key first."""
-    what, _, where = message.partition(" - at `$")
-    key = where.rstrip("`").lstrip(".")
-    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", what)
-    if unknown:
-        return f"{key}.{unknown[1]}: unknown key".lstrip(".")
-    return f"{key}: {what[:1].lower()}{what[1:]}"

@@ -98,6 +98,15 @@ def test_a_name_and_a_password(name: str, password: str, found: str | None, worl
     assert world.password(name, password) == found
 
 
+@pytest.mark.parametrize("password", ["", "a\nb", "x" * 600])
+def test_what_is_no_password_is_wrong_whatever_its_hash_says(
+    password: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(users_module, "verify", lambda octets, stored: True)
+    assert world.password("alice", password) is None
+    assert world.password("alice", "anything") == "alice"
+
+
 def test_a_token(world: World) -> None:
     assert world.token(TOKEN) == "alice"
     assert world.token("robots") == "robot"
