@@ -61,11 +61,10 @@ class Access:
         """That he may settle, or take on loan, a message by its id; `NotFound` if there is none."""
         if self.user.rights is EVERYTHING:
             return
-        # The core has no public word yet for whose a message is that nobody has on loan.
-        located = self._broker._directory.locate(delivery_id)
-        if located is None:
+        destination = self._broker.queue_of(delivery_id)
+        if destination is None:
             raise NotFound("there is no such message")
-        self.check(Action.SUBSCRIBE, located[0].queue.destination)
+        self.check(Action.SUBSCRIBE, destination)
 
     def look_around(self) -> None:
         """That he may look at anything at all; what, `seen` says."""
@@ -80,8 +79,7 @@ class Access:
         if (
             self.user.rights is not EVERYTHING
             and destination.kind is Kind.QUEUE
-            # As above: the core lists what exists, which takes too long for every message.
-            and destination.name not in self._broker._directory.queues
+            and not self._broker.exists(destination.name)
         ):
             self.check(Action.CREATE, destination)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from broker.core.destination import Destination
+from broker.core.filter import Filter
 from broker.core.policy import BindingPolicy
 
 if TYPE_CHECKING:
@@ -24,6 +25,12 @@ class Binding:
     queue: Queue
     source: Destination
     policy: BindingPolicy = _NO_TERMS
+    #: Which messages it brings; None: all.
+    filter: Filter | None = None
+
+    def same(self, policy: BindingPolicy, text: str) -> bool:
+        """True if it has these terms already."""
+        return self.policy == policy and (self.filter.text if self.filter else "") == text
 
 
 class Terms:

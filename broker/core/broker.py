@@ -278,6 +278,11 @@ class Broker:
         located = self._directory.locate(delivery_id)
         return located[0].on_loan.get(located[1]) if located else None
 
+    def queue_of(self, delivery_id: int) -> Destination | None:
+        """The destination of the queue this id is a message of, waiting or on loan; None if there is none."""
+        located = self._directory.locate(delivery_id)
+        return located[0].queue.destination if located else None
+
     def settle(self, delivery_id: int) -> Deferred[None]:
         """Settle by id, waiting or on loan to anybody; fires when it is on disk. `NotFound` if there is none."""
         return self._settlement.settle(delivery_id)
@@ -326,11 +331,21 @@ class Broker:
         self.stats.queues_deleted += 1
         return True
 
-    async def bind(self, queue: str, source: Destination, policy: BindingPolicy = BindingPolicy()) -> None:  # noqa: B008
-        """`queue` gets what `source` gets, from now on, on these terms; they replace those of an earlier bind."""
+    async def bind(
+        self,
+        queue: str,
+        source: Destination,
+        policy: BindingPolicy = BindingPolicy(),  # noqa: B008 - frozen
+        *,
+        match: str = "",
+    ) -> None:
+        """`queue` gets what `source` gets, from now on, on these terms; they replace those of an earlier bind.
+
+        With `match`, a filter, only what it is true of. `BadFilter` if it cannot be compiled.
+        """
         if self._publishing.stopping:
             raise Stopping("the broker is stopping")
-        if self._directory.bind(self._directory.queue(check_name(queue)), source, policy):
+        if self._directory.bind(self._directory.queue(check_name(queue)), source, policy, match):
             self.stats.bound += 1
         await self._journal.durable()
 
@@ -346,6 +361,10 @@ class Broker:
     def queues(self) -> list[str]:
         """The queues that hold messages, are bound, or have somebody waiting; sorted."""
         return sorted(q.name for q in self._directory.queues.values() if q.waiting or q.bindings or q.subscriptions)
+
+    def exists(self, queue: str) -> bool:
+        """True if there is such a queue, be it empty."""
+        return queue in self._directory.queues
 
     def topics(self) -> list[str]:
         """The topics a queue is bound to, sorted."""

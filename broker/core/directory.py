@@ -13,6 +13,7 @@ import attrs
 
 from broker.core.binding import Binding
 from broker.core.destination import Destination, Kind
+from broker.core.filter import compile_filter
 from broker.core.policy import BindingPolicy, Policies
 from broker.core.queue import Queue
 from broker.core.reader import SEQ_BITS, Lane, Reader
@@ -27,7 +28,10 @@ from broker.core.store import (
     Inventory,
 )
 from broker.core.window import Budget
+from broker.errors import BadValue
 
+#: Bindings with a filter that one destination may have: each is asked about every message published to it.
+MAX_FILTERS = 100
 #: Distinct priorities of a destination; a further one takes the nearest that is there.
 MAX_LANES = 256
 
@@ -101,15 +105,21 @@ class Directory:
             self._read(binding.queue, lane).terms.begin(0, binding.policy)
         return lane
 
-    def bind(self, queue: Queue, source: Destination, policy: BindingPolicy) -> bool:
-        """`queue` reads `source` from the next commit on; False if it does so already, on these terms."""
+    def bind(self, queue: Queue, source: Destination, policy: BindingPolicy, match: str) -> bool:
+        """`queue` reads what matches of `source` from the next commit on; False if it does so already.
+
+        `BadFilter` for a `match` that cannot be compiled, `BadValue` when too many queues read `source`.
+        """
+        filter_ = compile_filter(match) if match else None
         log = self.log(source)
         old = log.bound.get(queue)
-        if old is not None and old.policy == policy:
+        if old is not None and old.same(policy, match):
             return False
+        if filter_ is not None and sum(b.filter is not None for b in log.bound.values()) >= MAX_FILTERS:
+            raise BadValue(f"{source} has {MAX_FILTERS} bindings with a filter, the most there may be")
         self._define(log)
         self._define(self.log(queue.destination))
-        binding = Binding(self._next("binding"), queue, source, policy)
+        binding = Binding(self._next("binding"), queue, source, policy, filter_)
         log.bound[queue] = queue.bindings[source] = binding
 
         def begin() -> list[Definition]:
@@ -120,7 +130,8 @@ class Directory:
                 reader = next((r for r in lane.readers if r.queue is queue), None) or self._read(queue, lane)
                 reader.terms.begin(lane.next, policy)
                 start[lane.id] = lane.next
-            return [DefineBinding(binding.id, queue.id, log.id, start, policy)]
+            language = "match" if match else ""
+            return [DefineBinding(binding.id, queue.id, log.id, start, policy, language, match)]
 
         self._pending.append(begin)
         return True
@@ -236,7 +247,11 @@ class Directory:
             queue, log = self.queue(by_id[define.queue].destination.name), by_id[define.source]
             if until is None:
                 log.bound[queue] = queue.bindings[log.destination] = Binding(
-                    define.id, queue, log.destination, define.policy
+                    define.id,
+                    queue,
+                    log.destination,
+                    define.policy,
+                    compile_filter(define.filter_text) if define.filter_text else None,
                 )
             for lane in log.lanes.values():
                 for reader in lane.readers:

@@ -36,12 +36,12 @@ RETRY_AFTER = 1.0
 
 @attrs.define(eq=False)
 class Append:
-    """One message for one lane; `queues` are to get it, `skipped` readers are not to see it."""
+    """One message for one lane; `queues` are to get it, `skipped` ones are not to see it."""
 
     lane: Lane
     message: Message
     queues: tuple[Queue, ...] = ()
-    skipped: tuple[Reader, ...] = ()
+    skipped: tuple[Queue, ...] = ()
 
 
 @attrs.define(eq=False)
@@ -251,8 +251,9 @@ class Journal:
                 part.append(append.message)
                 unit.numbers.append(seq)
                 sizes[lane] = sizes.get(lane, 0) + append.message.size
-                for reader in append.skipped:
-                    sealed.unseen.setdefault(reader.id, []).append((seq, seq + 1))
+                for reader in lane.readers if append.skipped else ():
+                    if reader.queue in append.skipped:
+                        sealed.unseen.setdefault(reader.id, []).append((seq, seq + 1))
             for reader, seq in unit.settles:
                 group.settled.setdefault(reader.id, []).append((seq, seq + 1))
             for delivery in unit.acks:

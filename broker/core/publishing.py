@@ -8,8 +8,9 @@ import attrs
 import msgspec
 from twisted.internet.defer import Deferred, succeed
 
+from broker.core.conditions import Subject
 from broker.core.destination import Destination, Kind
-from broker.core.directory import Directory
+from broker.core.directory import Directory, Log
 from broker.core.journal import Append, Journal, Unit
 from broker.core.message import Message
 from broker.core.policy import Policy
@@ -31,7 +32,7 @@ class Published:
     message_id: str
     #: The queues that got it, with its delivery id in each. A delayed message has the id it waits under.
     deliveries: dict[str, int]
-    #: Bound queues that were full and did not get it.
+    #: Bound queues that did not get it: they were full, or their filter did not match.
     skipped: list[str]
 
 
@@ -100,22 +101,30 @@ class Publishing:
             waits_in.incoming += 1
             return Append(lane, message, (waits_in,))
         log = self._directory.log(destination)
-        readers: list[Queue] = list(log.bound)
+        own = None
         if destination.kind is Kind.QUEUE:
-            if destination.name not in self._directory.queues:
-                self._stats.queues_created += 1
-            readers.append(self._directory.queue(destination.name))
-        elif not readers:
+            self._stats.queues_created += destination.name not in self._directory.queues
+            own = self._directory.queue(destination.name)
+        skipped = self._skipped(log, message) if log.bound else ()
+        queues = [queue for queue in log.bound if queue not in skipped]
+        if own is not None:
+            queues.append(own)
+        elif not queues:
             if not log.id:
                 del self._directory.logs[destination]
             return None
-        lane = self._directory.lane(log, message.priority)
-        skipped = tuple(r for r in lane.readers if not r.own and r.queue.full) if log.bound else ()
-        full = {reader.queue for reader in skipped}
-        queues = tuple(queue for queue in readers if queue not in full)
         for queue in queues:
             queue.incoming += 1
-        return Append(lane, message, queues, skipped)
+        return Append(self._directory.lane(log, message.priority), message, tuple(queues), skipped)
+
+    def _skipped(self, log: Log, message: Message) -> tuple[Queue, ...]:
+        """The bound queues that are full, or whose filter does not match."""
+        subject = Subject(message, log.destination)
+        return tuple(
+            queue
+            for queue, binding in log.bound.items()
+            if queue.full or not (binding.filter is None or binding.filter.matches(subject))
+        )
 
     def arrived(self, append: Append, committed: bool) -> None:
         """A publish has an outcome."""
@@ -138,8 +147,8 @@ class Publishing:
         if lane.destination.kind is Kind.TOPIC and lane.destination in self.live:
             self._offer(lane.destination, append.message, message_id)
         skipped = append.skipped
-        got = {r.queue.name: r.delivery_id(seq) for r in lane.readers if r not in skipped and r.terms.reads(seq)}
-        return Published(message_id, got, [reader.queue.name for reader in skipped])
+        got = {r.queue.name: r.delivery_id(seq) for r in lane.readers if r.queue not in skipped and r.terms.reads(seq)}
+        return Published(message_id, got, [queue.name for queue in skipped])
 
     def pass_on(self, topic: Destination, message: Message) -> Published:
         """A publish that no queue keeps: live subscribers get it, and that is all its receipt means."""

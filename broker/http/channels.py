@@ -75,7 +75,8 @@ class Channels:
     async def subscribe(self, call: Call) -> Answer:
         """``PUT /channels/C/topics/T``: bind, or replace the parameters of the binding that is there."""
         policy = wishes(call.parameters).binding
-        await self._broker.bind(call.match.channel, topic(call.match.topic), policy)
+        match = call.parameters.text("match") or ""
+        await self._broker.bind(call.match.channel, topic(call.match.topic), policy, match=match)
         return Answer(204)
 
     async def unsubscribe(self, call: Call) -> Answer:

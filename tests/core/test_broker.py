@@ -7,13 +7,15 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from broker.core.delivery import Delivery
 from broker.core.destination import queue, topic
+from broker.core.directory import MAX_FILTERS
+from broker.core.filter import BadFilter
 from broker.core.journal import RETRY_AFTER
 from broker.core.message import Message
 from broker.core.policy import BindingPolicy, Policy
 from broker.core.queue import Queue, Subscription
 from broker.core.reader import CLAIM, SEQ_BITS
 from broker.core.supply import KEEP, MAX_PER_TURN, Supply
-from broker.errors import MessageTooLarge, NotFound, QueueFull, Stopping, StoreRefused, StoreUnavailable
+from broker.errors import BadValue, MessageTooLarge, NotFound, QueueFull, Stopping, StoreRefused, StoreUnavailable
 from tests.core.support import Bench, result, start, text
 
 
@@ -567,6 +569,51 @@ def test_a_full_bound_queue_is_passed_over(bench: Bench) -> None:
     published = result(bench.broker.publish(topic("t"), text("2")))
     assert (list(published.deliveries), published.skipped) == (["a"], ["b"])
     assert [bench.body("b"), bench.body("b")] == [b"1", None]
+
+
+def test_a_binding_with_a_filter_brings_what_matches(bench: Bench) -> None:
+    result(start(bench.broker.bind("high", topic("t"), match="priority < 0 or data.total > 99")))
+    result(start(bench.broker.bind("all", topic("t"))))
+    small = result(bench.broker.publish(topic("t"), text('{"total": 1}')))
+    large = result(bench.broker.publish(topic("t"), text('{"total": 100}')))
+    assert (list(small.deliveries), small.skipped) == (["all"], ["high"])
+    assert set(large.deliveries) == {"all", "high"}
+    bench.boot()
+    result(bench.broker.publish(topic("t"), text("no JSON", priority=-1)))
+    result(bench.broker.publish(topic("t"), text("no JSON")))
+    assert [bench.body("high") for _ in range(3)] == [b"no JSON", b'{"total": 100}', None]
+    assert bench.broker.queue_stats("all").ready == 4
+
+
+def test_a_changed_filter_holds_from_then_on_and_none_takes_it_away(bench: Bench) -> None:
+    for match, body in (("priority = 1", "1"), ("priority = 0", "2"), ("", "3"), ("priority = 1", "4")):
+        result(start(bench.broker.bind("q", topic("t"), match=match)))
+        commits = bench.memory.commits
+        result(start(bench.broker.bind("q", topic("t"), match=match)))
+        assert bench.memory.commits == commits
+        result(bench.broker.publish(topic("t"), text(body)))
+    assert [bench.body("q") for _ in range(3)] == [b"2", b"3", None]
+
+
+def test_what_no_filter_matches_is_not_stored(bench: Bench) -> None:
+    result(start(bench.broker.bind("q", topic("t"), match="priority = 1")))
+    commits = bench.memory.commits
+    assert result(bench.broker.publish(topic("t"), text("x"))).message_id.startswith("live.")
+    assert bench.memory.commits == commits
+
+
+def test_a_filter_that_cannot_be_compiled_binds_nothing(bench: Bench) -> None:
+    with pytest.raises(BadFilter, match="at character 11"):
+        result(start(bench.broker.bind("q", topic("t"), match="priority <")))
+    assert bench.broker.bound(topic("t")) == []
+
+
+def test_the_number_of_filters_on_one_destination_is_bounded(bench: Bench) -> None:
+    for number in range(MAX_FILTERS):
+        result(start(bench.broker.bind(f"q{number}", topic("t"), match="priority = 1")))
+    with pytest.raises(BadValue, match="100 bindings with a filter"):
+        result(start(bench.broker.bind("one more", topic("t"), match="priority = 1")))
+    result(start(bench.broker.bind("without", topic("t"))))
 
 
 def test_live_subscribers_get_what_is_published_while_they_are_there(bench: Bench) -> None:

@@ -54,6 +54,16 @@ def test_the_parameters_are_those_of_the_subscription() -> None:
     assert [got.headers[f"x-linger-{name}"] for name in names] == ["-5", "7", "2", "60"]
 
 
+def test_a_subscription_with_a_filter_gets_what_matches() -> None:
+    world = World()
+    world.ask("PUT", "/channels/large/topics/orders?match=data.total%20%3E%2099")
+    assert world.ask("POST", "/topics/orders", b'{"total": 1}').json == {}
+    assert list(world.ask("POST", "/topics/orders", b'{"total": 100}').json) == ["large"]
+    assert world.get("large").body == b'{"total": 100}'
+    refused = world.ask("PUT", "/channels/large/topics/orders?match=data.total%20%3E")
+    assert (refused.status, b"at character 13" in refused.body) == (400, True)
+
+
 def test_form_parameters_of_a_put() -> None:
     world = World()
     form = {"Content_Type": "application/x-www-form-urlencoded"}
