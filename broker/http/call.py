@@ -139,6 +139,7 @@ class Call:
             ttl=wish.ttl or 0,
             lease=wish.lease or 0,
             max_attempts=wish.max_attempts or 0,
+            delay=self.parameters.milliseconds("delay", least=0, called="delay") or 0,
         )
 
     async def wait(self, something: Coroutine[Deferred[Any], Any, T]) -> T:

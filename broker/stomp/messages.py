@@ -21,7 +21,8 @@ _RESERVED = frozenset(
     | {"receipt", "transaction", "content-length"}
 )
 #: Headers that are fields of a message.
-_FIELDS = frozenset({"content-type", "priority", "expires", "expiration", "ttl", "memcache-flags"})
+_DELAYS = ("AMQ_SCHEDULED_DELAY", "x-delay")
+_FIELDS = frozenset({"content-type", "priority", "expires", "expiration", "ttl", "memcache-flags", *_DELAYS})
 _NOT_KEPT = _RESERVED | _FIELDS
 
 _NORMAL = 4
@@ -44,13 +45,14 @@ def number(headers: dict[str, str], name: str, limit: int) -> int | None:
 
 
 def to_message(headers: dict[str, str], body: bytes) -> Message:
-    """What a SEND says. ``expires`` is a moment, ``expiration`` and ``ttl`` are durations (all ms; 0 = none)."""
+    """What a SEND says. ``expires`` is a moment; ``expiration``, ``ttl`` and delays are durations (ms; 0 = none)."""
     kept = {name: value for name, value in headers.items() if name not in _NOT_KEPT}
     content_type = headers.get("content-type")
     if _FIELDS.isdisjoint(headers):
         return Message(body=body, headers=kept)
     priority = number(headers, "priority", 2**31)
     lives = [number(headers, name, _MAX_TIME // 1000) for name in ("expiration", "ttl")]
+    delays = [number(headers, name, _MAX_TIME // 1000) for name in _DELAYS]
     return Message(
         body=body,
         headers=kept,
@@ -59,6 +61,7 @@ def to_message(headers: dict[str, str], body: bytes) -> Message:
         priority=0 if priority is None else _NORMAL - min(priority, 9),
         expires=(number(headers, "expires", _MAX_TIME) or 0) * 1000,
         ttl=min((life for life in lives if life), default=0),
+        delay=max((delay for delay in delays if delay), default=0),
     )
 
 

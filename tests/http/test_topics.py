@@ -64,6 +64,19 @@ def test_a_subscription_with_a_filter_gets_what_matches() -> None:
     assert (refused.status, b"at character 13" in refused.body) == (400, True)
 
 
+def test_a_delayed_message_comes_later_or_is_cancelled() -> None:
+    world = World()
+    kept = world.post("work", b"kept", query="?delay=5")
+    cancelled = world.post("work", b"cancelled", query="?delay=5")
+    assert world.ask("DELETE", f"/messages/{cancelled.json['id']}").status == 204
+    assert world.get("work").status == 204
+    world.clock.advance(5.01)
+    assert world.get("work").body == b"kept"
+    assert world.get("work").status == 204
+    assert kept.status == 202
+    assert world.post("work", query="?delay=-1").status == 400
+
+
 def test_form_parameters_of_a_put() -> None:
     world = World()
     form = {"Content_Type": "application/x-www-form-urlencoded"}

@@ -210,6 +210,17 @@ class MessageTest(FrontTest):
         self.assertEqual(bodies(frames), [b"ttl", b"for ever"])
         self.assertEqual(header(frames, "expires"), [str(NOW * 1000 + 5000), "0"])
 
+    def test_delays(self) -> None:
+        client = self.client()
+        client.raw(b"SEND\ndestination:a\nAMQ_SCHEDULED_DELAY:2000\n\nactivemq\0")
+        client.send("SEND", b"rabbitmq", destination="a", **{"x-delay": "1000"})
+        frames = client.subscribe("a")
+        self.assertEqual(frames, [])
+        self.clock.advance(1.01)
+        self.assertEqual(bodies(client.frames()), [b"rabbitmq"])
+        self.clock.advance(1)
+        self.assertEqual(bodies(client.frames()), [b"activemq"])
+
     def test_destinations_come_back_with_their_kind(self) -> None:
         client = self.client()
         pairs = {"/queue/a/b": "/queue/a/b", "bare": "/queue/bare", "/topic/t": "/topic/t", "/odd/x": "/queue//odd/x"}
