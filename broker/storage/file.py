@@ -12,7 +12,8 @@ from twisted.enterprise.adbapi import ConnectionPool
 from twisted.logger import Logger
 
 from broker.errors import BrokerError, StoreRefused, StoreUnavailable
-from broker.storage.writing import checkpoint, finish_checkpoint, mend
+from broker.storage.reserve import Reserve
+from broker.storage.writing import checkpoint, finish_checkpoint, keep_room, mend
 
 _T = TypeVar("_T")
 
@@ -31,6 +32,12 @@ _WORDS: Final = {
     sqlite3.SQLITE_CORRUPT: "the data file is damaged",
     sqlite3.SQLITE_NOTADB: "the data file is not a database",
 }
+
+
+def out_of_room(error: BaseException | None) -> bool:
+    """True if the disk is full, or a quota used up, which SQLite does not tell apart from other failed writes."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_WRITE
 
 
 def translate(error: Exception) -> BrokerError:
@@ -98,6 +105,7 @@ class DataFile:
         factory: type[sqlite3.Connection],
         reactor: Any,
         pool: Callable[..., ConnectionPool],
+        reserve: Reserve,
     ) -> None:
         self._path = path
         self._setup = writer_setup(sync)
@@ -107,6 +115,7 @@ class DataFile:
         #: The writer, the reader, the one for checkpoints.
         self._pools: list[ConnectionPool] = []
         self._failing = False
+        self._reserve = reserve
         self._wal_limit = WAL_BYTES
         self._finish_limit = 4 * WAL_BYTES
 
@@ -174,6 +183,21 @@ class DataFile:
             self._failing = False
             self._log.info("can write {path} again", path=self._path)
         return done
+
+    async def make_room(self, function: Callable[..., _T], *args: object) -> _T:
+        """As `write`, for what makes room or is needed to: on a full disk it gets that of the reserve."""
+        try:
+            return await self.write(function, *args)
+        except StoreUnavailable as error:
+            if not out_of_room(error.__cause__) or not self._reserve.release():
+                raise
+        return await self.write(function, *args)
+
+    async def has_room(self) -> bool:
+        """False if messages must not be taken since the reserve is in use and cannot be made again."""
+        if self._reserve.due(self._reactor.seconds()):
+            await self._run(0, keep_room, self._reserve)
+        return not self._reserve.spent
 
     # -- the write-ahead log
 

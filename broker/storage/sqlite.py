@@ -29,6 +29,7 @@ from broker.storage.file import DataFile
 from broker.storage.fold import Folding
 from broker.storage.ledger import Changes, Ledger
 from broker.storage.record import Directory
+from broker.storage.reserve import RESERVE, Reserve
 from broker.storage.unfolded import Unfolded
 
 #: Seconds a prepared fold waits for a commit to ride in before it makes one of its own.
@@ -44,7 +45,7 @@ class SQLiteStore:
     """Messages and marks in the file `path`.
 
     `sync`: "full" survives the loss of power, "normal" the loss of the process. `connection` is the class of the write
-    connection, `pool` of the pools; tests give their own.
+    connection, `pool` of the pools; tests give their own. `reserve`: bytes of the disk kept for settling.
     """
 
     _log = Logger()
@@ -57,12 +58,14 @@ class SQLiteStore:
         connection: type[sqlite3.Connection] | None = None,
         reactor: Any = None,
         pool: Callable[..., ConnectionPool] = ConnectionPool,
+        reserve: int = RESERVE,
     ) -> None:
         if reactor is None:
             from twisted.internet import reactor
         self.path = os.path.abspath(path)
         self._reactor = reactor
-        self._file = DataFile(self.path, sync, connection or sqlite3.Connection, reactor, pool)
+        self._reserve = Reserve(self.path, reserve)
+        self._file = DataFile(self.path, sync, connection or sqlite3.Connection, reactor, pool, self._reserve)
         self._turn = DeferredLock()
         self._opened = False
         self._reset()
@@ -119,9 +122,12 @@ class SQLiteStore:
             self._file.close()
             self._reset()
             try:
+                self._reserve.find()
                 self._file.open_writer()
-                self._ledger, self._unfolded, self._last, inventory = await self._file.write(writing.start, self.path)
+                started = await self._file.make_room(writing.start, self.path)
+                self._ledger, self._unfolded, self._last, inventory = started
                 self._file.open_readers()
+                self._reserve.begin()
             except BaseException:
                 self._file.close()  # pools left open would keep the process alive
                 raise
@@ -154,7 +160,7 @@ class SQLiteStore:
             while self._unfolded.records:
                 folding = await self._prepare(self._unfolded.upto())
                 await self._write_fold(folding)
-            await self._file.write(writing.finish, self._ledger, self._last)
+            await self._file.make_room(writing.finish, self._ledger, self._last)
             await self._file.finish_checkpoint("TRUNCATE")
             self._log.info("closed {path}", path=self.path)
         finally:
@@ -173,6 +179,8 @@ class SQLiteStore:
             self._check_open()
             bases = self._ledger.allot(group)
             if not record.empty(group):
+                if group.parts and not await self._file.has_room():
+                    raise StoreUnavailable("the disk is full; what is there can be taken and settled")
                 await self._commit_numbered(group, bases)
         finally:
             self._turn.release()
@@ -201,9 +209,8 @@ class SQLiteStore:
         ledger, cid = self._ledger, self._last + 1
         before = ledger.before(group)
         try:
-            written = await self._file.write(
-                writing.write_group, group, cid, bases, before, ledger, folding, self._doubted
-            )
+            write = self._file.write if group.parts else self._file.make_room
+            written = await write(writing.write_group, group, cid, bases, before, ledger, folding, self._doubted)
         except StoreUnavailable:
             # An error that comes after the commit was done must not make the next one use its number again.
             try:
@@ -277,7 +284,7 @@ class SQLiteStore:
     async def _write_fold(self, folding: Folding) -> None:
         """Commit a fold by itself."""
         try:
-            await self._file.write(writing.write_fold, folding, self._ledger, self._last)
+            await self._file.make_room(writing.write_fold, folding, self._ledger, self._last)
         except StoreUnavailable:
             if await self._file.read(reading.find, folding.upto) is not None:
                 raise
@@ -326,7 +333,7 @@ class SQLiteStore:
                 lanes = freeing.plan(self._ledger)
                 if not lanes:
                     break
-                freed, done = await self._file.write(freeing.write, lanes, budget)
+                freed, done = await self._file.make_room(freeing.write, lanes, budget)
                 freeing.apply(self._ledger, lanes[:done])
                 self._watch_wal()
             finally:
@@ -338,7 +345,7 @@ class SQLiteStore:
         found = stragglers.plan(self._ledger, self._unfolded)
         if found:
             stragglers.mark(self._ledger, found)
-            passed = await self._file.write(stragglers.write, found, self._ledger, self._last)
+            passed = await self._file.make_room(stragglers.write, found, self._ledger, self._last)
             self._ledger.changes = Changes()
             stragglers.apply(self._ledger, found, passed)
 

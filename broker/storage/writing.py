@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import gc
 import sqlite3
+from typing import Final
 
 from broker.core.store import Group, Inventory
 from broker.storage import migrate, record
 from broker.storage.fold import Folding
 from broker.storage.ledger import Changes, Ledger
+from broker.storage.reading import pages
 from broker.storage.record import Directory
+from broker.storage.reserve import Reserve
 from broker.storage.tables import insert_batches, load, write_checkpoint
 from broker.storage.unfolded import Unfolded
+
+#: Bytes by which the file is shortened at a time; moving its pages takes up to twice that in the log.
+_STEP: Final = 1024 * 1024
 
 
 def start(connection: sqlite3.Connection, path: str) -> tuple[Ledger, Unfolded, int, Inventory]:
@@ -96,3 +102,17 @@ def finish_checkpoint(connection: sqlite3.Connection, mode: str) -> None:
         connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
     finally:
         connection.execute(f"PRAGMA busy_timeout={patience}").close()
+
+
+def keep_room(connection: sqlite3.Connection, reserve: Reserve) -> bool:
+    """Make the reserve again; free pages of the file are given back to the disk for it, a megabyte at a time."""
+    size, _, free = pages(connection)
+    for _ in range(2 * reserve.size // _STEP if free * size >= 2 * reserve.size else 0):
+        # Not execute(): that takes one step of it, which is one page.
+        connection.executescript(f"PRAGMA incremental_vacuum({_STEP // size})")
+        finish_checkpoint(connection, "TRUNCATE")
+    try:
+        reserve.make()
+    except OSError:
+        return False
+    return True

@@ -106,7 +106,7 @@ def failing_connection() -> type[FailingConnection]:
 
 def inline_store(path: Path | str, **kwargs: Any) -> SQLiteStore:
     """A store whose every method is done when it returns."""
-    return SQLiteStore(str(path), pool=InlinePool, reactor=InlineReactor(), **kwargs)
+    return SQLiteStore(str(path), pool=InlinePool, reactor=InlineReactor(), **{"reserve": 0, **kwargs})
 
 
 def result(deferred: Deferred[Any]) -> Any:

@@ -299,7 +299,7 @@ async def test_a_clean_close_leaves_one_file_and_nothing_to_replay(tmp_path: Pat
     under_way = store.commit(Group(parts={1: messages(50, 1)}))
     await store.close()
     assert (await under_way).bases == {1: 50}
-    assert os.listdir(tmp_path) == ["a.sqlite"]
+    assert sorted(os.listdir(tmp_path)) == ["a.sqlite", "a.sqlite.reserve"]
     assert threading.active_count() == before
     connection = sqlite3.connect(tmp_path / "a.sqlite")
     assert connection.execute("SELECT count(*) FROM rec").fetchone() == (0,)
