@@ -72,7 +72,9 @@ class Broker:
         self._settlement = Settlement(store, self.now, self._directory, self._journal, self._supply, self.stats)
         self._publishing = Publishing(self._directory, self._journal, self.stats, self.now, self._supply.pump)
         self._delays = Delays(store, clock, self.now, self._directory, self._journal, self._publishing)
-        self._moving = Moving(clock, self.now, self._directory, self._journal, self._publishing, self.stats)
+        self._moving = Moving(
+            clock, self.now, self._directory, self._journal, self._publishing, self.stats, self._supply.changed
+        )
         self._supply.move = self._moving.move
         self._freeing = Freeing(store, clock)
 

@@ -17,7 +17,7 @@ from broker.core.directory import Directory
 from broker.core.journal import Journal, Unit
 from broker.core.message import Message
 from broker.core.publishing import Publishing
-from broker.core.queue import Move
+from broker.core.queue import Move, Queue
 from broker.core.stats import BrokerStats
 
 #: Seconds until what could not be moved is tried again.
@@ -39,6 +39,7 @@ class Moving:
         journal: Journal,
         publishing: Publishing,
         stats: BrokerStats,
+        gone: Callable[[Queue], None],
     ) -> None:
         self._clock = clock
         self._now = now
@@ -46,6 +47,7 @@ class Moving:
         self._journal = journal
         self._publishing = publishing
         self._stats = stats
+        self._gone = gone
         self._waiting: list[Move] = []
         self._call: IDelayedCall | None = None
         self._stopped = False
@@ -67,7 +69,8 @@ class Moving:
             return
         waiting, self._waiting = self._waiting[:MAX_PER_TURN], self._waiting[MAX_PER_TURN:]
         blocked = [move for move in waiting if not self._begun(move)]
-        later = RETRY_AFTER if not self._waiting else 0.0
+        # More at once only while it goes on: what is blocked is looked at once a second, however much it is.
+        later = 0.0 if self._waiting and len(blocked) < len(waiting) else RETRY_AFTER
         self._waiting += blocked
         if self._waiting and (self._call is None or not self._call.active()):
             self._call = self._clock.callLater(later, self._begin)
@@ -76,6 +79,7 @@ class Moving:
         """Start one move; False if its target takes nothing now."""
         delivery, source = move.delivery, move.delivery.reader.queue
         if not delivery.on_loan:
+            source.leaving -= 1
             return True  # settled or purged meanwhile
         target = self._directory.queues.get(move.target)
         if target is not None and (target.full or target.policy.paused):
@@ -89,13 +93,16 @@ class Moving:
 
         def ended(committed: bool) -> None:
             self._publishing.arrived(append, committed)
-            if committed and delivery.on_loan:
+            if not committed:
+                source.blocked = "the store does not commit"
+                self.move([move])
+                return
+            source.leaving -= 1
+            if delivery.on_loan:
                 delivery.reader.settle(delivery.seq)
                 source.counts.moved += 1
                 self._stats.moved += 1
-            elif not committed:
-                source.blocked = "the store does not commit"
-                self.move([move])
+            self._gone(source)
 
         unit.ended = ended
         _ = self._journal.append(unit).addErrback(lambda _: None)  # `ended` knows, and tries again

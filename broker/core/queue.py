@@ -20,6 +20,9 @@ from broker.core.policy import Policy
 from broker.core.reader import Reader
 from broker.errors import BrokerError
 
+#: Expired messages on their way to another queue, in memory. While that takes none, what lies behind so many waits.
+MAX_LEAVING = 1_000
+
 
 @attrs.define(eq=False)
 class Subscription:
@@ -109,6 +112,8 @@ class Queue:
     settled: list[tuple[Reader, int, str]] = attrs.field(factory=list)
     #: To be moved elsewhere, not yet begun.
     moves: list[Move] = attrs.field(factory=list)
+    #: Messages on their way out of it, begun or not.
+    leaving: int = 0
     #: Why a message that should leave it stays; empty while nothing holds it.
     blocked: str = ""
     _willing: OrderedDict[Subscription, None] = attrs.field(factory=OrderedDict)
@@ -198,6 +203,8 @@ class Queue:
                 seq, message = found
                 expires = self.expires(reader, seq, message)
                 if expires and now >= expires:
+                    if self.policy.expire_to and self.leaving >= MAX_LEAVING:
+                        break
                     self.counts.expired += 1
                     self._retire(reader.lend(seq, message, None, 0, 0), "expired")
                 elif reader.failed and self._exhausted(reader, seq, message):
@@ -307,6 +314,7 @@ class Queue:
         target = self.policy.expire_to if reason == "expired" else self.policy.dead_letter
         if target and target != self.name:
             delivery.claimed = True
+            self.leaving += 1
             self.moves.append(Move(delivery, target, reason))
             return
         delivery.reader.settle(delivery.seq)

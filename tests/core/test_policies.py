@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.core import queue as queue_room
 from broker.core.delivery import Delivery
 from broker.core.destination import queue
 from broker.core.moving import RETRY_AFTER
@@ -205,6 +206,31 @@ def test_what_waited_too_long_goes_where_the_policy_says() -> None:
     assert on.broker.stats.expired == 1
     on.boot()
     assert on.broker.queue_stats("q").ready == 0
+
+
+def test_a_full_target_holds_a_bounded_number_in_memory_and_is_looked_at_once_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(queue_room, "MAX_LEAVING", 5)
+    rules = [Rule("q", {"expire_to": "late"}), Rule("late", {"max_messages": 1})]
+    on = Bench(policy=Policies(Policy(), rules))
+    put(on, "late", "full")
+    for number in range(9):
+        put(on, body=str(number), ttl=1000)
+    put(on, body="fresh")
+    on.turn(1.1)
+    assert take(on) is None
+    stats = on.broker.queue_stats("q")
+    assert (stats.on_loan, stats.ready, stats.blocked) == (5, 5, "late is full")
+    delivery = take(on, "late")
+    for _ in range(9):
+        assert delivery is not None
+        result(on.broker.ack([delivery]))
+        on.turn(RETRY_AFTER)
+        assert on.broker.queue_stats("q").on_loan <= 5 + 1
+        take(on)
+        delivery = take(on, "late")
+    assert on.broker.stats.moved == 9
 
 
 def test_a_wish_above_max_ttl_is_shortened() -> None:
