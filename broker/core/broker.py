@@ -94,6 +94,9 @@ class Broker:
         self.stats.started = self._wall()
         self._settlement.restore(inventory)
         self._delays.start()
+        for queue in self._directory.queues.values():
+            if queue.policy.max_idle:
+                self._supply.use(queue)
         if inventory.unclean_starts >= 2:
             self._log.warn(
                 "{starts} starts in a row ended in a crash: going carefully", starts=inventory.unclean_starts

@@ -179,6 +179,11 @@ class Directory:
         if log.id:
             self._pending.append(DropQueue(log.id))
 
+    def connected(self, queue: Queue) -> bool:
+        """True if it is bound to something, or something to it."""
+        log = self.logs.get(queue.destination)
+        return bool(queue.bindings or (log is not None and log.bound))
+
     def forget(self, queue: Queue) -> None:
         """Drop what is only in memory, if there is nothing to keep of it."""
         if self.queues.get(queue.name) is not queue:

@@ -30,6 +30,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backoff: tuple[int, ...] = ()
     #: Nothing is delivered while it is set; publishes go on.
     paused: bool = False
+    #: After how long an empty queue without consumers and bindings goes; looked at every 15 s, from a minute on.
+    max_idle: int = 0
     #: Messages on loan at a time, to all consumers together.
     max_on_loan: int = 0
     #: Only the oldest subscription gets messages; the next takes over when it goes.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from broker.core.delivery import Delivery
 from broker.core.directory import Directory
@@ -25,6 +26,8 @@ from broker.errors import NotFound
 class Settlement:
     """The end of loans, for all queues."""
 
+    _log = Logger()
+
     def __init__(
         self,
         store: IStore,
@@ -41,6 +44,7 @@ class Settlement:
         self._supply = supply
         self._stats = stats
         supply.lapsed = self._lapsed
+        supply.unused = self._unused
 
     def restore(self, inventory: Inventory) -> None:
         """Take up the loans that a restart keeps: those with a deadline."""
@@ -189,6 +193,14 @@ class Settlement:
         self._stats.purged += purged
         await self._journal.durable()
         return purged
+
+    def _unused(self, queue: Queue) -> None:
+        self._stats.queues_deleted += 1
+        _ = Deferred.fromCoroutine(self.drop(queue)).addErrback(
+            lambda failure: self._log.warn(
+                "{queue} is unused; not dropped yet: {error}", queue=queue.name, error=failure.getErrorMessage()
+            )
+        )
 
     async def drop(self, queue: Queue) -> None:
         """Remove a queue; its subscriptions move to the new one of that name."""

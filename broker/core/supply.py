@@ -53,6 +53,8 @@ class Supply:
         self._stats = stats
         #: Called with loans that ended by themselves.
         self.lapsed: Callable[[list[Delivery]], None] = lambda deliveries: None
+        #: Called with a queue that was empty and unused for its ``max_idle``.
+        self.unused: Callable[[Queue], None] = lambda queue: None
         #: Called with what is to leave its queue.
         self.move: Callable[[list[Move]], None] = lambda moves: None
         self._deadlines: Deadlines[Delivery] = Deadlines()
@@ -60,7 +62,8 @@ class Supply:
         self._alarm_at = 0
         self._later: dict[Queue, IDelayedCall] = {}
         self._lookers: dict[Queue, list[Deferred[None]]] = {}
-        self._used: dict[Queue, None] = {}
+        #: Queues used lately, or waiting for the end of their ``max_idle``, with the time of their last use (us).
+        self._used: dict[Queue, int] = {}
         self._sweep: IDelayedCall | None = None
         #: True while a read of the store is being asked for.
         self._fetching = False
@@ -223,21 +226,28 @@ class Supply:
 
     def use(self, queue: Queue) -> None:
         """The queue is used: it keeps messages in memory and reserves ahead, until it was idle for a while."""
-        queue.used = self._now()
-        self._used[queue] = None
+        queue.used = self._used[queue] = self._now()
         if self._sweep is None and not self._stopped:
             self._sweep = self._clock.callLater(KEEP, self._evict)
 
     def _evict(self) -> None:
+        """Let queues that nobody uses forget their messages, and those that are empty go if their policy says so."""
         self._sweep = None
-        before = self._now() - int(KEEP * 1e6)
-        for queue in list(self._used):
-            if queue.used <= before and queue.idle:
-                del self._used[queue]
+        now = self._now()
+        for queue, used in list(self._used.items()):
+            if not queue.idle or now - used < KEEP * 1e6:
+                continue
+            if queue.used:
                 queue.used = 0
                 for reader in queue.readers:
                     reader.evict()
+            longest = queue.policy.max_idle * 1000
+            if not longest:
+                del self._used[queue]
                 self._directory.forget(queue)
+            elif now - used >= longest and not queue.waiting and not self._directory.connected(queue):
+                del self._used[queue]
+                self.unused(queue)
         if self._used:
             self._sweep = self._clock.callLater(KEEP / 4, self._evict)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from broker.core import queue as queue_room
 from broker.core.delivery import Delivery
-from broker.core.destination import queue
+from broker.core.destination import queue, topic
 from broker.core.moving import RETRY_AFTER
 from broker.core.policy import Policies, Policy, Rule, overlap
 from broker.errors import NotFound
@@ -307,6 +307,28 @@ def test_a_paused_queue_takes_and_delivers_nothing() -> None:
     on.broker.subscribe(queue("q"), got.append, prefetch=1)
     on.turn()
     assert (got, take(on)) == ([], None)
+
+
+def test_an_empty_queue_goes_after_its_time_unless_something_needs_it() -> None:
+    rules = [Rule("q*", {"max_idle": 120_000})]
+    on = Bench(policy=Policies(Policy(), rules))
+    for name in ("q-empty", "q-full", "q-bound", "other"):
+        put(on, name)
+        if name != "q-full":
+            result(on.broker.ack([taken(on, name)]))
+    take(on, "q-full")
+    result(start(on.broker.bind("q-bound", topic("t"))))
+    for _ in range(8):
+        on.turn(14)
+    assert on.broker.exists("q-empty")
+    for _ in range(8):
+        on.turn(14)
+    assert [on.broker.exists(name) for name in ("q-empty", "q-full", "q-bound", "other")] == [False, True, True, True]
+    assert on.broker.stats.queues_deleted == 1
+    on.boot()
+    assert not on.broker.exists("q-empty")
+    put(on, "q-empty")
+    assert taken(on, "q-empty").message.body == b"x"
 
 
 def test_no_more_than_max_on_loan_to_all_consumers_together() -> None:
