@@ -14,6 +14,7 @@ import msgspec
 
 from broker.core.message import Message
 from broker.storage.ledger import Ledger
+from broker.storage.quarantine import Unreadable
 from broker.storage.record import BATCH_BYTES, BATCH_COUNT, Part, Row, expiry, split
 from broker.storage.unfolded import Place, Unfolded
 
@@ -87,6 +88,8 @@ class Folding:
         #: The last record it replaces.
         self.upto = upto
         self.rows: list[Row] = []
+        #: Parts that cannot be read.
+        self.unreadable: list[Unreadable] = []
         self._open: dict[int, tuple[list[Row], int]] = {}
 
     def add(self, row: Row) -> None:

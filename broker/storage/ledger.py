@@ -187,6 +187,13 @@ class Ledger:
             self.changes.readers.add(id)
         return reader
 
+    def pass_over(self, lane: int, lo: int, hi: int) -> None:
+        """No reader of `lane` will ever get ``lo <= n < hi``."""
+        known = self.lanes.get(lane)
+        for reader in known.readers if known is not None else ():
+            self._touch(reader.id)
+            self._settle(reader, lo, min(hi, known.next if known else 0))
+
     def _settle(self, reader: Reader, lo: int, hi: int) -> None:
         if hi <= lo:
             return

@@ -9,6 +9,7 @@ from typing import Final
 from broker.core.message import unpack
 from broker.core.store import Batch
 from broker.storage.fold import Folding, Keep, cut
+from broker.storage.quarantine import Unreadable, flaw
 from broker.storage.unfolded import Place
 
 #: Up to this size a record is read whole to get at one part of it: cheaper than opening its blob.
@@ -42,8 +43,9 @@ def read_lane(
     places: list[Place],
     more: bool,
     behind: list[tuple[int, int]],
-) -> tuple[list[Batch], int | None]:
-    """The batches of `lane` from `seq` up to `end`, and where to go on if none of what was looked at is still there.
+) -> tuple[list[Batch], int | None, list[Unreadable]]:
+    """The batches of `lane` from `seq` up to `end`, where to go on if none of what was looked at is still there, and
+    what cannot be read, which is passed over.
 
     `places` are the unfolded parts as known when the read was asked for, `more` if there were further ones. A fold
     that has happened since has moved them to batches, which this snapshot shows, or found them settled. `behind` are
@@ -52,6 +54,8 @@ def read_lane(
     connection.execute("BEGIN")
     stop = places[-1].part.base + places[-1].part.count if more else end
     found: list[Batch] = []
+    unreadable: list[Unreadable] = []
+    ids: dict[int, int] = {}
     row = connection.execute("SELECT max(base) FROM batch WHERE lane = ? AND base <= ?", (lane, seq)).fetchone()
     size = 0
     rows = connection.execute(
@@ -64,7 +68,11 @@ def read_lane(
         if found and size + length > max_bytes:
             stop = base
             break
-        data = connection.execute("SELECT data FROM batch WHERE id = ?", (id,)).fetchone()[0]
+        ids[base] = id
+        data = _data(connection, id)
+        if data is None:
+            unreadable.append(Unreadable(lane, base, count, flaw(count, data), id))
+            continue
         found.append(Batch(lane, base, count, data))
         size += length
     rows.close()
@@ -84,7 +92,28 @@ def read_lane(
         if place_in_row and size > max_bytes:
             del found[place_in_row:]
             break
-    return found, stop if not found and more else None
+    readable = []
+    for batch in found:
+        if wrong := flaw(batch.count, batch.data):
+            lost = Unreadable(lane, batch.base, batch.count, wrong, ids.get(batch.base, 0), batch.data)
+            unreadable.append(lost)
+        else:
+            readable.append(batch)
+    if any(one.data is None for one in unreadable):
+        connection.rollback()  # a transaction that has seen damage cannot be committed
+    if found and not readable:
+        return [], found[-1].base + found[-1].count, unreadable
+    return readable, stop if not found and more else None, unreadable
+
+
+def _data(connection: sqlite3.Connection, id: int) -> bytes | None:
+    """A batch's messages; None: the pages they are on are damaged."""
+    try:
+        return connection.execute("SELECT data FROM batch WHERE id = ?", (id,)).fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CORRUPT:
+            raise
+        return None
 
 
 def _stragglers(
@@ -154,7 +183,9 @@ def seek_lane(
         packed = part_data(connection, place)
         if packed is not None:
             row = place.part.base, place.part.count, packed
-    if row is not None:
+    if row is not None and flaw(row[1], row[2]):
+        answer = row[0]
+    elif row is not None:
         stamps = [message.stamp for message in unpack(row[1], row[2])]
         if stamps[-1] >= stamp:
             answer = row[0] + bisect_left(stamps, stamp)
@@ -183,8 +214,12 @@ def fetch(connection: sqlite3.Connection, keeps: list[Keep], folding: Folding) -
             row = connection.execute("SELECT data FROM rec WHERE cid = ?", (cid,)).fetchone()
         if row is None:
             continue  # folded before, by a commit that was taken for failed
-        data = row[0]
-        folding.add(cut(part, keep.first, keep.end, data[part.offset : part.offset + part.length]))
+        data = row[0][part.offset : part.offset + part.length]
+        # Joined with others, a part that cannot be read would take them along.
+        if wrong := flaw(part.count, data):
+            folding.unreadable.append(Unreadable(part.lane, part.base, part.count, wrong, 0, data))
+        else:
+            folding.add(cut(part, keep.first, keep.end, data))
 
 
 def find(connection: sqlite3.Connection, cid: int) -> tuple[bytes, int] | None:

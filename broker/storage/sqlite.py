@@ -24,10 +24,12 @@ from zope.interface import implementer
 
 from broker.core.store import Batch, Committed, Group, Inventory, IStore, Sizes
 from broker.errors import StoreUnavailable
-from broker.storage import fold, freeing, reading, record, stragglers, writing
+from broker.storage import fold, freeing, quarantine, reading, record, stragglers, writing
+from broker.storage.checkpoints import Checkpoints
 from broker.storage.file import DataFile
 from broker.storage.fold import Folding
 from broker.storage.ledger import Changes, Ledger
+from broker.storage.quarantine import Flaws, Unreadable
 from broker.storage.record import Directory
 from broker.storage.reserve import RESERVE, Reserve
 from broker.storage.unfolded import Unfolded
@@ -68,6 +70,7 @@ class SQLiteStore:
         self._file = DataFile(self.path, sync, connection or sqlite3.Connection, reactor, pool, self._reserve)
         self._turn = DeferredLock()
         self._opened = False
+        self._checkpoints = Checkpoints(self._file, self._turn, self._start, lambda: self._opened)
         self._reset()
 
     def _reset(self) -> None:
@@ -76,12 +79,11 @@ class SQLiteStore:
         self._last = 0
         #: The record after the last one may be there, left by a commit whose outcome could not be seen.
         self._doubted = False
+        self._flaws = Flaws()
         self._preparing = False
         self._fold: Folding | None = None
         self._fold_after = 0.0
         self._fold_alone: IDelayedCall | None = None
-        self._checkpointing = False
-        self._finishing = False
         self._tasks: set[Deferred[None]] = set()
 
     # -- the contract
@@ -203,7 +205,7 @@ class SQLiteStore:
         self._ledger.apply(directory)
         self._unfolded.add(self._last, size, size + length, directory)
         self._fold_if_due()
-        self._watch_wal()
+        self._checkpoints.watch()
 
     async def _record(self, group: Group, bases: dict[int, int], folding: Folding | None) -> tuple[Directory, int, int]:
         ledger, cid = self._ledger, self._last + 1
@@ -274,7 +276,7 @@ class SQLiteStore:
             folding, self._fold = self._fold, None
             if folding is not None and self._opened:
                 await self._write_fold(folding)
-                self._watch_wal()
+                self._checkpoints.watch()
         except StoreUnavailable:
             self._pause_folds()
         finally:
@@ -295,6 +297,10 @@ class SQLiteStore:
         self._ledger.changes = Changes()
         # What was settled since the preparation is in batches now, and may be freed.
         self._ledger.moved.update(row.lane for row in folding.rows if row.lane in self._ledger.lanes)
+        if folding.unreadable:
+            self._report(folding.unreadable)
+            for one in folding.unreadable:
+                self._ledger.pass_over(one.lane, one.base, one.base + one.count)
         self._log.debug("folded to {batches} batches", batches=len(folding.rows))
 
     # -- reading
@@ -307,10 +313,31 @@ class SQLiteStore:
                 return []
             places, more = self._unfolded.from_number(lane, seq, max_bytes)
             behind = self._ledger.stragglers(known, seq)
-            found, on = await self._file.read(reading.read_lane, lane, seq, known.next, max_bytes, places, more, behind)
+            found, on, unreadable = await self._file.read(
+                reading.read_lane, lane, seq, known.next, max_bytes, places, more, behind
+            )
+            if unreadable:
+                self._report(unreadable)
             if on is None:
                 return found
             seq = on  # folded meanwhile, and nothing of it was still wanted
+
+    def _report(self, unreadable: list[Unreadable]) -> None:
+        """Say once what cannot be read, and have it set aside."""
+        new = self._flaws.report(unreadable, self._ledger)
+        if new and self._opened:
+            self._start(self._set_aside([one for one in new if one.batch]))
+
+    async def _set_aside(self, unreadable: list[Unreadable]) -> None:
+        await self._turn.acquire()
+        try:
+            await self._file.write(quarantine.write, unreadable)
+            for one in unreadable:
+                self._ledger.pass_over(one.lane, one.base, one.base + one.count)
+        except StoreUnavailable as error:
+            self._log.warn("cannot set aside what cannot be read: {reason}", reason=error.reason)
+        finally:
+            self._turn.release()
 
     async def _seek(self, lane: int, stamp: int) -> int:
         self._check_open()
@@ -335,7 +362,7 @@ class SQLiteStore:
                     break
                 freed, done = await self._file.make_room(freeing.write, lanes, budget)
                 freeing.apply(self._ledger, lanes[:done])
-                self._watch_wal()
+                self._checkpoints.watch()
             finally:
                 self._turn.release()
         return freed
@@ -357,35 +384,6 @@ class SQLiteStore:
         )
 
     # -- beside the commits
-
-    def _watch_wal(self) -> None:
-        if not self._finishing and self._file.wal_is_too_long():
-            self._finishing = True
-            self._start(self._finish_checkpoint())
-        elif not self._checkpointing and self._file.wal_is_long():
-            self._checkpointing = True
-            self._start(self._checkpoint())
-
-    async def _checkpoint(self) -> None:
-        """Keep the write-ahead log short without a commit waiting for it, as long as that is possible."""
-        try:
-            await self._file.checkpoint()
-        except StoreUnavailable as error:
-            self._log.warn("cannot make a checkpoint: {reason}", reason=error.reason)
-        finally:
-            self._checkpointing = False
-
-    async def _finish_checkpoint(self) -> None:
-        """Make commits wait for the checkpoint under way and for the rest of it."""
-        await self._turn.acquire()
-        try:
-            if self._opened:
-                await self._file.finish_checkpoint()
-        except StoreUnavailable as error:
-            self._log.warn("cannot finish a checkpoint: {reason}", reason=error.reason)
-        finally:
-            self._finishing = False
-            self._turn.release()
 
     def _start(self, work: Coroutine[Deferred[Any], Any, None]) -> None:
         """Let `work` run beside everything else. Nobody waits for it but `close`."""

@@ -11,7 +11,8 @@ from broker.core.bits import CHUNK
 from broker.core.destination import Kind
 from broker.core.policy import BindingPolicy
 from broker.core.store import BindingState, DefineBinding, DefineDestination, Failure
-from broker.storage import record
+from broker.errors import ConfigError
+from broker.storage import quarantine, record
 from broker.storage.ledger import FAR, ID_SORTS, Changes, Lane, Ledger, Reader
 from broker.storage.record import Row
 from broker.storage.settled import Settled
@@ -185,11 +186,15 @@ def load(connection: sqlite3.Connection) -> tuple[Ledger, Unfolded, int]:
     ledger.changes = Changes()
     last = meta["checkpoint"]
     for cid, directory, size in connection.execute("SELECT cid, dir, length(data) FROM rec ORDER BY cid"):
-        said = record.decode(directory)
+        try:
+            said = record.decode(directory)
+        except msgspec.MsgspecError as error:
+            raise ConfigError(f"record {cid} of the data file is damaged ({error}); see 'broker check'") from error
         if cid > meta["checkpoint"]:
             ledger.apply(said)
         unfolded.add(cid, size, size + len(directory), said)
         last = max(last, cid)
+    quarantine.load(connection, ledger)
     # What was to be freed is not written down: look once at every lane that ever held something.
     ledger.moved.update(lane.id for lane in ledger.lanes.values() if lane.next)
     ledger.lagging.update(reader.id for reader in ledger.readers.values() if reader.settled.count >= FAR)

@@ -7,7 +7,7 @@ import sqlite3
 from typing import Final
 
 from broker.core.store import Group, Inventory
-from broker.storage import migrate, record
+from broker.storage import migrate, quarantine, record
 from broker.storage.fold import Folding
 from broker.storage.ledger import Changes, Ledger
 from broker.storage.reading import pages
@@ -65,6 +65,7 @@ def write_group(
 def write_fold(connection: sqlite3.Connection, folding: Folding, ledger: Ledger, last: int) -> None:
     """Put a fold's batches in the place of its records. `ledger` is the state after record `last`."""
     insert_batches(connection, [row for row in folding.rows if row.lane in ledger.lanes])
+    quarantine.write(connection, folding.unreadable)
     connection.execute("DELETE FROM rec WHERE cid <= ?", (folding.upto,))
     if ledger.changes is not None:
         write_checkpoint(connection, ledger, ledger.changes, last)

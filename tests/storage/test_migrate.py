@@ -16,6 +16,9 @@ from broker.storage.sqlite import SQLiteStore
 from tests.storage.support import inline_store, messages, queue_of, result, stored
 from tests.support import tx
 
+#: The version after the newest.
+NEXT = max(migrate.scripts()) + 1
+
 
 def made(path: Path) -> Path:
     store = inline_store(path)
@@ -31,7 +34,7 @@ def test_a_newer_file_is_refused_with_one_line(tmp_path: Path) -> None:
         connection.execute("UPDATE meta SET value = 99 WHERE key = 'schema_version'")
         connection.commit()
     before = path.read_bytes()
-    with pytest.raises(ConfigError, match=r"schema version 99.*reads up to 1") as caught:
+    with pytest.raises(ConfigError, match=f"schema version 99.*reads up to {NEXT - 1}") as caught:
         result(inline_store(path).open())
     assert "\n" not in caught.value.reason
     assert path.read_bytes() == before
@@ -60,15 +63,15 @@ async def test_a_failed_open_leaves_no_thread_behind(tmp_path: Path) -> None:
 
 def test_an_older_file_is_copied_and_becomes_what_a_new_one_is(tmp_path: Path) -> None:
     steps = migrate.scripts()
-    later = {**steps, 2: "ALTER TABLE rec ADD COLUMN extra INTEGER;", 3: "CREATE TABLE more (id INTEGER PRIMARY KEY);"}
+    later = {**steps, NEXT: "ALTER TABLE rec ADD COLUMN extra INTEGER;", NEXT + 1: "CREATE TABLE more (id INTEGER);"}
     path = made(tmp_path / "a.sqlite")
     with closing(sqlite3.connect(path)) as old, closing(sqlite3.connect(":memory:")) as new:
         migrate.upgrade(old, str(path), later)
         migrate.upgrade(new, ":memory:", later)
-        assert migrate.version(old) == migrate.version(new) == 3
+        assert migrate.version(old) == migrate.version(new) == NEXT + 1
         schema = "SELECT type, name, sql FROM sqlite_master ORDER BY name"
         assert old.execute(schema).fetchall() == new.execute(schema).fetchall()
-    copy = inline_store(tmp_path / "a.sqlite.v1")
+    copy = inline_store(tmp_path / f"a.sqlite.v{NEXT - 1}")
     result(copy.open())
     assert len(stored(copy, 1)) == 3
     result(copy.close())
@@ -76,11 +79,11 @@ def test_an_older_file_is_copied_and_becomes_what_a_new_one_is(tmp_path: Path) -
 
 def test_a_failed_upgrade_leaves_the_version_it_had(tmp_path: Path) -> None:
     path = made(tmp_path / "a.sqlite")
-    steps = {**migrate.scripts(), 2: "CREATE TABLE more (id INTEGER PRIMARY KEY);\nDROP TABLE nonsense;"}
+    steps = {**migrate.scripts(), NEXT: "CREATE TABLE more (id INTEGER PRIMARY KEY);\nDROP TABLE nonsense;"}
     with closing(sqlite3.connect(path)) as connection:
         with pytest.raises(sqlite3.OperationalError):
             migrate.upgrade(connection, str(path), steps)
-        assert migrate.version(connection) == 1
+        assert migrate.version(connection) == NEXT - 1
         assert connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'more'").fetchone() == (0,)
 
 
