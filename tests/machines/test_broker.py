@@ -20,6 +20,7 @@ from broker.core.delivery import Delivery
 from broker.core.destination import queue, topic
 from broker.core.journal import RETRY_AFTER
 from broker.core.message import Message
+from broker.core.policy import Policies, Policy, Rule
 from broker.core.queue import Subscription
 from broker.storage import unfolded
 from broker.storage.memory import MemoryStore
@@ -41,6 +42,8 @@ class Sent:
     confirmed: bool = False
     #: In which run of the broker it was delivered, each time.
     delivered: list[int] = attrs.field(factory=list)
+    #: It went to the dead letter queue.
+    moved: bool = False
     #: It was to come later.
     delayed: bool = False
     #: An ack was asked for; it was answered.
@@ -64,9 +67,13 @@ class Held:
 class BrokerMachine(RuleBasedStateMachine):
     """Publishes, consumers and crashes in any order."""
 
+    policies = Policies()
+    #: Queue a's dead letters go to b.
+    moves = False
+
     def __init__(self) -> None:
         super().__init__()
-        self.bench = Bench(self.store())
+        self.bench = Bench(self.store(), self.policies)
         self.bench.memory.hold = True
         self.run = 0
         self.sent: list[Sent] = []
@@ -87,7 +94,10 @@ class BrokerMachine(RuleBasedStateMachine):
         """A message came into a client's hands."""
         sent = self.sent[int(delivery.message.body)]
         assert not sent.answered, f"{sent} came back after its ack was answered"
-        assert delivery.queue == sent.queue
+        if "origin" in delivery.message.headers and not sent.moved:
+            sent.moved = True  # a new life in another queue
+            sent.delivered.clear()
+        assert delivery.queue == ("b" if sent.moved else sent.queue)
         if any(run != self.run for run in sent.delivered):
             assert delivery.redelivered, f"{sent} was delivered before, and is not marked"
         sent.delivered.append(self.run)
@@ -237,6 +247,8 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @rule(name=_queues)
     def purge(self, name: str) -> None:
+        if self.moves and name == "b":
+            return
         for sent in self.sent:
             if sent.queue == name:
                 sent.forgone = True
@@ -244,6 +256,8 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @rule(name=_queues)
     def delete(self, name: str) -> None:
+        if self.moves and name == "b":
+            return
         for sent in self.sent:
             if sent.queue == name:
                 sent.forgone = True
@@ -328,6 +342,7 @@ class BrokerMachine(RuleBasedStateMachine):
         self.settle_down()
         self.bench.turn(20)
         self.settle_down()
+        found: list[Sent] = []
         for name in QUEUES:
             drained: list[Sent] = []
             while True:
@@ -338,20 +353,21 @@ class BrokerMachine(RuleBasedStateMachine):
                     break
                 drained.append(self.got(taken[0]).sent)
                 _ = self.broker.ack([taken[0]]).addErrback(lambda _: None)
-            places = [(sent.priority, sent.number) for sent in drained if not sent.delayed]
+            places = [(sent.priority, sent.number) for sent in drained if not (sent.delayed or sent.moved)]
             assert places == sorted(places), f"out of order: {places}"
-            there = {sent.number for sent in drained}
-            assert len(there) == len(drained), "delivered twice"
-            lost = [
-                sent
-                for sent in self.sent
-                if sent.queue == name
-                and sent.confirmed
-                and not sent.acked
-                and not sent.forgone
-                and sent.number not in there
-            ]
-            assert not lost, f"lost: {lost}"
+            found += drained
+        there = {sent.number for sent in found}
+        assert len(there) == len(found), "delivered twice"
+        kept = [sent for sent in self.sent if sent.confirmed and not (sent.acked or sent.forgone)]
+        lost = [sent for sent in kept if sent.number not in there]
+        assert not lost, f"lost: {lost}"
+
+
+class PolicyMachine(BrokerMachine):
+    """The same where messages leave their queue after two failures, and are hidden for a while after the first."""
+
+    policies = Policies(Policy(), [Rule("a", {"max_attempts": 2, "dead_letter": "b", "backoff": (1000,)})])
+    moves = True
 
 
 class SQLiteMachine(BrokerMachine):
@@ -382,5 +398,7 @@ class SQLiteMachine(BrokerMachine):
 
 TestBrokerOverSQLite = SQLiteMachine.TestCase
 TestBrokerOverSQLite.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestPolicies = PolicyMachine.TestCase
+TestPolicies.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
 TestBroker = BrokerMachine.TestCase
 TestBroker.settings = settings(max_examples=400, stateful_step_count=40, deadline=None)
