@@ -369,6 +369,18 @@ class PolicyMachine(BrokerMachine):
     policies = Policies(Policy(), [Rule("a", {"max_attempts": 2, "dead_letter": "b", "backoff": (1000,)})])
     moves = True
 
+    @rule(settled=st.booleans())
+    def fail_twice(self, settled: bool) -> None:
+        """Often enough for a message to die."""
+        for _ in range(2):
+            self.take("a")
+            for held in [held for held in self.hands if held.delivery.queue == "a"]:
+                self.hands.remove(held)
+                self.broker.nack([held.delivery])
+            self.bench.turn(1.1)
+        if settled:
+            self.settle_down()
+
 
 class SQLiteMachine(BrokerMachine):
     """The same over a file, which a crash leaves as it is; a few records are enough for a fold."""
