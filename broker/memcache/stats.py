@@ -45,6 +45,8 @@ def general(broker: Broker, counters: Counters) -> bytes:
         **attrs.asdict(counters),
         "queue_creates": broker.stats.queues_created,
         "queue_deletes": broker.stats.queues_deleted,
+        "delayed_items": broker.delayed,
+        "moved_items": broker.stats.moved,
         "limit_maxbytes": 0,  # Starling's: no limit
     }
     return b"".join(_line(name, value) for name, value in numbers.items())

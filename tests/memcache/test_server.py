@@ -427,6 +427,12 @@ class StatsTests(FrontTest):
         self.assertEqual({name: numbers[name] for name in expected}, expected)
         self.assertLessEqual({"pid", "rusage_user", "rusage_system"}, set(numbers))
 
+    def test_delayed_messages_are_counted_apart(self) -> None:
+        self.successResultOf(self.broker.publish(queue("a"), Message(body=b"x", delay=1000)))
+        self.assertEqual((self.stats()["delayed_items"], self.stats()["curr_items"]), ("1", "0"))
+        self.clock.advance(1.01)
+        self.assertEqual((self.stats()["delayed_items"], self.stats()["curr_items"]), ("0", "1"))
+
     def test_numbers_of_a_queue(self) -> None:
         self.put("a", b"1", b"2", b"3")
         self.says(b"get a/open\r\n", b"VALUE a/open 0 1\r\n1\r\nEND\r\n")
