@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cProfile
 import sys
 from collections.abc import Sequence
 from types import FrameType
@@ -448,6 +449,37 @@ def test_twice_the_input_costs_twice_as_much(
     assert twice[0] <= 2.3 * once[0]
     assert twice[1] <= 2.3 * once[1]
     assert twice[0] <= 12 * 2 * size, "octets are touched a few times each"
+
+
+def test_four_megabytes_octet_by_octet_cost_at_most_2_3_times_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls first and octets afterwards: counting one would be counted with the other."""
+    unit = b"SEND\ndestination:/queue/orders\nreceipt:1\n\n" + b"x" * 100 + b"\0"
+
+    def take(size: int) -> None:
+        parser = Parser(V1_2, Limits())
+        feed, next_frame = parser.feed, parser.next_frame
+        for octet in memoryview(unit * (size // len(unit))).cast("c"):
+            feed(octet)
+            next_frame()
+
+    def calls(size: int) -> int:
+        profile = cProfile.Profile()
+        profile.enable()
+        take(size)
+        profile.disable()
+        return sum(entry.callcount for entry in profile.getstats())
+
+    def octets(size: int) -> int:
+        CountingBuffer.octets = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(wire, "bytearray", CountingBuffer, raising=False)
+            patch.setattr(wire, "_noise", CountingPattern(wire._noise))
+            patch.setattr(wire, "_end_of_head", CountingPattern(wire._end_of_head))
+            take(size)
+        return CountingBuffer.octets
+
+    for cost in (calls, octets):
+        assert cost(4 * 1024 * 1024) <= 2.3 * cost(2 * 1024 * 1024)
 
 
 # -- versions
