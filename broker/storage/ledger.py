@@ -139,6 +139,10 @@ class Ledger:
                 pairs.add((one.queue, one.lane))
         return lanes
 
+    def lanes_of(self, destination: int) -> tuple[Lane, ...]:
+        """The lanes of a destination."""
+        return self._lanes_of.get(destination, ())
+
     def before(self, group: Group) -> dict[int, int]:
         """The bytes in front of each part."""
         return {lane: self.lanes[lane].bytes for lane in group.parts if lane in self.lanes}

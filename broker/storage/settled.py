@@ -87,10 +87,12 @@ class Settled(Bits):
             self._chunks[number] = mask
             self.count += mask.bit_count()
 
-    def loaded(self) -> None:
-        """All chunks are loaded."""
+    def loaded(self) -> bool:
+        """All chunks are loaded; True if the cursor has moved over some of it."""
+        cursor = self.cursor
         if self.count:
             self._advance()
+        return self.cursor != cursor
 
     def last_open(self, seq: int) -> int:
         """The last number before `seq` that is not settled; if there is none, one that is below all that are not."""

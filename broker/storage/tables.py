@@ -165,8 +165,8 @@ def load(connection: sqlite3.Connection) -> tuple[Ledger, Unfolded, int]:
         ledger.add_reader(Reader(id, queue, lane, Settled(cursor), reserved))
     for id, chunk, bits in connection.execute("SELECT reader, chunk, bits FROM bits"):
         ledger.readers[id].settled.load(chunk, int.from_bytes(bits, "little"))
-    for reader in ledger.readers.values():
-        reader.settled.loaded()
+    cursors = {id: reader.settled.cursor for id, reader in ledger.readers.items() if reader.settled.count}
+    moved = [id for id in cursors if ledger.readers[id].settled.loaded()]
     for id, seq, attempts, due, reason in connection.execute(
         "SELECT reader, seq, attempts, due, reason FROM exc ORDER BY reader, seq"
     ):
@@ -184,6 +184,10 @@ def load(connection: sqlite3.Connection) -> tuple[Ledger, Unfolded, int]:
         )
         ledger.add_binding(BindingState(define, None if until is None else _unpack_marks(until)))
     ledger.changes = Changes()
+    for id in moved:
+        ledger.changes.readers.add(id)
+        over = range(cursors[id] // CHUNK, ledger.readers[id].settled.cursor // CHUNK + 1)
+        ledger.changes.chunks.update((id, chunk) for chunk in over)
     last = meta["checkpoint"]
     for cid, directory, size in connection.execute("SELECT cid, dir, length(data) FROM rec ORDER BY cid"):
         try:

@@ -7,6 +7,7 @@ import sqlite3
 import tempfile
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
@@ -28,8 +29,13 @@ from broker.core.store import (
     Inventory,
 )
 from broker.errors import StoreUnavailable
+from broker.storage import check as checking
 from broker.storage import fold, ledger, reading, record, settled, stragglers, tables, unfolded
+from broker.storage.check import check
+from broker.storage.dump import Dump
+from broker.storage.load import Load
 from broker.storage.memory import MemoryStore
+from broker.storage.offline import Offline, connected, created
 from broker.storage.settled import Settled
 from tests.storage.support import FailingConnection, failing_connection, inline_store, result, stored
 
@@ -42,6 +48,7 @@ LIMITS = [
     (fold, "BATCH_COUNT", 6),
     (fold, "READ_BYTES", 200),
     (reading, "WHOLE", 100),
+    (checking, "CHUNK", 8),
     (bits, "CHUNK", 8),
     (bits, "_FULL", 255),
     (settled, "CHUNK", 8),
@@ -260,6 +267,7 @@ class Stores(RuleBasedStateMachine):
                 shutil.copy(source, f"{path}{suffix}")
         result(self.sqlite.close())
         self.path = path
+        self.look_at_the_file()
         self.restart()
 
     @rule()
@@ -267,7 +275,23 @@ class Stores(RuleBasedStateMachine):
         result(self.sqlite.close())
         assert not Path(f"{self.path}-wal").exists()
         result(self.memory.close())
+        self.look_at_the_file()
         self.restart()
+
+    def look_at_the_file(self) -> None:
+        """It is whole, and a dump of it loaded elsewhere has the same dump."""
+        with connected(str(self.path)) as connection:
+            assert check(connection).problems == []
+            lines = [msgspec.json.encode(line) for line in Dump(Offline(connection)).lines()]
+        copy = self.folder / "loaded.sqlite"
+        with created(str(copy)) as connection:
+            store = Offline(connection)
+            Load(store).take(lines)
+            store.finish()
+        with connected(str(copy)) as connection:
+            assert check(connection).problems == []
+            assert [msgspec.json.encode(line) for line in Dump(Offline(connection)).lines()] == lines
+        copy.unlink()
 
     def restart(self) -> None:
         self.sqlite = inline_store(self.path, connection=self.connection)

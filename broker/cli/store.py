@@ -1,0 +1,207 @@
+"""``broker check``, ``dump``, ``load`` and ``backup``: a data file that no broker uses at the moment.
+
+What they need of the storage is imported when they run, so that the other commands start without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from typing import IO, Any
+
+import msgspec
+
+from broker.cli.exits import Exit
+from broker.errors import BrokerError, ConfigError
+
+
+def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the four commands."""
+    epilog = "No broker may be using the file."
+
+    check = commands.add_parser(
+        "check",
+        help="see whether a data file is whole",
+        description="Read everything in a data file once and compare it with everything else. Nothing is changed.",
+        epilog=f"{epilog} Exit status: 0 it is whole; 1 it is not; 2 wrong usage; 4 it cannot be opened.",
+    )
+    check.add_argument("path", metavar="PATH", help="the data file")
+    check.add_argument("--json", action="store_true", help="print one JSON object")
+    check.set_defaults(run=_run(_check), offline=True)
+
+    dump = commands.add_parser(
+        "dump",
+        help="print a data file as lines of JSON",
+        description="Print what is defined in a data file, and every message that some queue has not settled, as "
+        "lines of JSON.",
+        epilog=f"{epilog} Exit status: 0 done; 1 something could not be read and is left out; 2 wrong usage; 4 the "
+        "file cannot be opened; 5 the output could not be written.",
+    )
+    dump.add_argument("path", metavar="PATH", help="the data file")
+    dump.set_defaults(run=_run(_dump), offline=True)
+
+    load = commands.add_parser(
+        "load",
+        help="put what was dumped into a data file",
+        description="Put what `broker dump` printed into a data file, behind what is there already. If there is no "
+        "such file it is made, whole or not at all. Messages get new ids.",
+        epilog=f"{epilog} Exit status: 0 done; 2 wrong usage; 3 the input is no dump, or not a whole one; 4 a file "
+        "cannot be opened; 5 the data file could not be written.",
+    )
+    load.add_argument("file", metavar="FILE", help="the lines; - is standard input")
+    load.add_argument("path", metavar="PATH", help="the data file")
+    load.set_defaults(run=_run(_load), offline=True)
+
+    backup = commands.add_parser(
+        "backup",
+        help="copy a data file",
+        description="Copy a data file with all that is in its write-ahead log.",
+        epilog=f"{epilog} Exit status: 0 done; 2 wrong usage; 4 the file cannot be opened, or the copy exists already; "
+        "5 the copy could not be written.",
+    )
+    backup.add_argument("path", metavar="PATH", help="the data file")
+    backup.add_argument("destination", metavar="DEST", help="the copy; it must not exist")
+    backup.set_defaults(run=_run(_backup), offline=True)
+
+
+def _run(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """`command`, its errors told."""
+
+    def run(options: argparse.Namespace) -> int:
+        try:
+            return command(options)
+        except ConfigError as error:
+            return _failed(Exit.UNREACHABLE, error.reason)
+        except BrokerError as error:
+            return _failed(Exit.REFUSED, error.reason)
+        except sqlite3.Error as error:
+            return _failed(Exit.UNREACHABLE, f"{options.path}: {error}")
+        except OSError as error:
+            return _failed(Exit.UNWRITTEN, f"cannot write: {error.strerror}")
+
+    return run
+
+
+def _failed(status: Exit, reason: str) -> int:
+    print(f"broker: {reason}", file=sys.stderr)
+    return status
+
+
+def _check(options: argparse.Namespace) -> int:
+    from broker.storage.check import check
+    from broker.storage.offline import connected, locked
+
+    with locked(options.path), connected(options.path) as connection:
+        report = check(connection)
+    if options.json:
+        fields: dict[str, Any] = {name: getattr(report, name) for name in report.__slots__ if name != "__weakref__"}
+        print(msgspec.json.encode(fields).decode())
+    else:
+        print(
+            f"{options.path}: {report.destinations} destinations, {report.lanes} lanes, {report.readers} readers, "
+            f"{report.bindings} bindings\n"
+            f"{report.messages} messages of {report.bytes} bytes in {report.batches} batches and {report.records} "
+            f"records; {report.unsettled} wait in queues"
+        )
+        if report.quarantined:
+            print(f"{report.quarantined} runs of messages could not be read, and were set aside before")
+        for text in report.problems:
+            print(f"problem: {text}")
+        if report.more:
+            print(f"problem: and {report.more} more")
+        print("it is whole" if not report.problems else f"{len(report.problems) + report.more} problems")
+    return Exit.NOTHING if report.problems else Exit.DONE
+
+
+def _dump(options: argparse.Namespace) -> int:
+    from broker.storage.dump import Dump
+    from broker.storage.offline import Offline, connected, locked
+
+    encode = msgspec.json.Encoder().encode_into
+    out = sys.stdout.buffer
+    line = bytearray()
+    with locked(options.path), connected(options.path) as connection:
+        store = Offline(connection)
+        try:
+            for one in Dump(store).lines():
+                encode(one, line)
+                line += b"\n"
+                out.write(line)
+            out.flush()
+        except OSError as error:
+            # Python would complain about the same once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return _failed(Exit.UNWRITTEN, f"cannot write: {error.strerror}")
+        lost = {(one.lane, one.base): one for one in store.unreadable}
+        for flaw in lost.values():
+            last = flaw.base + flaw.count - 1
+            _failed(
+                Exit.NOTHING,
+                f"lane {flaw.lane}, messages {flaw.base} to {last} cannot be read, and are left out: {flaw.reason}",
+            )
+    return Exit.NOTHING if lost else Exit.DONE
+
+
+def _load(options: argparse.Namespace) -> int:
+    from broker.storage.load import Load
+    from broker.storage.offline import Offline, connected, created, locked
+
+    try:
+        file = sys.stdin.buffer if options.file == "-" else open(options.file, "rb")  # noqa: SIM115
+    except OSError as error:
+        return _failed(Exit.UNREACHABLE, f"cannot read {options.file}: {error.strerror}")
+    with file:
+        progress = _Progress(file)
+        if os.path.exists(options.path):
+            with locked(options.path), connected(options.path, write=True) as connection:
+                store = Offline(connection)
+                load = Load(store, progress)
+                load.take(_lines(file))
+                store.finish()
+        else:
+            with created(options.path) as connection:
+                store = Offline(connection)
+                load = Load(store, progress)
+                load.take(_lines(file))
+                store.finish()
+        progress.end()
+    print(f"{load.messages} messages", file=sys.stderr)
+    return Exit.DONE
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    from broker.storage.load import MAX_LINE
+
+    while line := file.readline(MAX_LINE + 1):
+        yield line
+
+
+class _Progress:
+    """How far a file is read, on a terminal."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._size = os.fstat(file.fileno()).st_size if file.seekable() else 0
+        self._shown = sys.stderr.isatty()
+
+    def __call__(self, messages: int) -> None:
+        if self._shown:
+            done = f"{100 * self._file.tell() // self._size:3d} %, " if self._size else ""
+            print(f"\r{done}{messages} messages", end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """All of it."""
+        if self._shown:
+            print("\r\033[K", end="", file=sys.stderr)
+
+
+def _backup(options: argparse.Namespace) -> int:
+    from broker.storage.offline import connected, copy, locked
+
+    with locked(options.path), connected(options.path) as connection:
+        size = copy(connection, options.destination)
+    print(f"{size} bytes", file=sys.stderr)
+    return Exit.DONE
