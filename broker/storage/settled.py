@@ -9,6 +9,7 @@ from broker.core.store import Range
 
 #: A chunk of which everything is settled.
 FULL = (1 << CHUNK) - 1
+_NONE: list[int] = []
 
 
 class Settled(Bits):
@@ -22,8 +23,8 @@ class Settled(Bits):
 
     def __init__(self, cursor: int = 0) -> None:
         super().__init__(cursor)
-        #: In order.
-        self.stragglers: list[int] = []
+        #: In order. Most readers have none: they share an empty list, which nothing is put into.
+        self.stragglers = _NONE
 
     @property
     def first_open(self) -> int:
@@ -60,9 +61,14 @@ class Settled(Bits):
         """Move the cursor on, to or beyond `cursor`; what is not settled below it is exactly `stragglers`."""
         self._forget(self.cursor, cursor)
         self.cursor = cursor
-        self.stragglers += stragglers
+        self.keep_apart(stragglers)
         if self.count:
             self._advance()
+
+    def keep_apart(self, stragglers: list[int]) -> None:
+        """These, below the cursor and behind those known, are not settled."""
+        if stragglers:
+            self.stragglers = self.stragglers + stragglers
 
     def state(self) -> tuple[int, list[Range]]:
         """The same without stragglers: the first number that is not settled, and the ranges above it that are."""

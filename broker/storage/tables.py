@@ -167,16 +167,19 @@ def load(connection: sqlite3.Connection) -> tuple[Ledger, Unfolded, int]:
         ledger.readers[id].settled.load(chunk, int.from_bytes(bits, "little"))
     cursors = {id: reader.settled.cursor for id, reader in ledger.readers.items() if reader.settled.count}
     moved = [id for id in cursors if ledger.readers[id].settled.loaded()]
+    behind: dict[int, list[int]] = {}
     for id, seq, attempts, due, reason in connection.execute(
         "SELECT reader, seq, attempts, due, reason FROM exc ORDER BY reader, seq"
     ):
         reader = ledger.readers[id]
         if seq < reader.settled.cursor:
-            reader.settled.stragglers.append(seq)
+            behind.setdefault(id, []).append(seq)
         if attempts or due:
             if reader.failures is None:
                 reader.failures = {}
             reader.failures[seq] = Failure(attempts, due, reason)
+    for id, seqs in behind.items():
+        ledger.readers[id].settled.keep_apart(seqs)
     for row in connection.execute("SELECT * FROM binding ORDER BY id"):
         id, queue, source, start, until, *policy, filter_name, filter_text, follows = row
         define = DefineBinding(
