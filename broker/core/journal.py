@@ -127,8 +127,7 @@ class Journal:
         #: Fires after the next commit, however it ends.
         self._outcome: Deferred[None] | None = None
         self.last_stamp = 0
-        #: Commits that reached the disk, and what the last failed one said ("" while all is well).
-        self.commits = 0
+        #: What the last commit said, if it failed; "" while all is well.
         self.trouble = ""
 
     _log = Logger()
@@ -292,7 +291,6 @@ class Journal:
     # -- outcomes: what is true in memory at once, and what is told afterwards
 
     def _apply(self, sealed: _Sealed) -> Callable[[], None]:
-        self.commits += 1
         if self.trouble:
             self._log.info("the store commits again")
             self.trouble = ""
