@@ -214,7 +214,6 @@ class Reader:
         hidden = self.look(delivery.seq, delivery.message if len(self.on_loan) < MAX_HIDDEN else UNLOADED)
         hidden.attempts, hidden.redelivered = delivery.attempts, True
         hidden.due, hidden.delayed = until, True
-        self.failed[delivery.seq] = delivery.attempts
         self.on_loan[delivery.seq] = hidden
         return hidden
 
