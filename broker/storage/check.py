@@ -14,7 +14,8 @@ from broker.core.bits import CHUNK
 from broker.core.message import Message, unpack
 from broker.errors import ConfigError
 from broker.storage import record
-from broker.storage.ledger import Lane, Ledger
+from broker.storage.lane import Lane
+from broker.storage.ledger import Ledger
 from broker.storage.quarantine import flaw
 from broker.storage.reading import WHOLE, part_data
 from broker.storage.record import BATCH_BYTES, BATCH_COUNT

@@ -14,7 +14,7 @@ import msgspec
 from broker.core.message import Message, unpack
 from broker.core.policy import BindingPolicy
 from broker.core.store import BindingState
-from broker.storage.ledger import Lane
+from broker.storage.lane import Lane
 from broker.storage.offline import Offline
 
 #: The version of these lines.

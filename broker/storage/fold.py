@@ -39,7 +39,7 @@ def plan(ledger: Ledger, unfolded: Unfolded, upto: int) -> list[Keep]:
         lane = ledger.lanes.get(id)
         if lane is None:
             continue
-        floor = ledger.floor(lane)
+        floor = lane.floor
         marked = any(reader.settled.count for reader in lane.readers)
         for place in places:
             if place.cid > upto:
@@ -48,7 +48,7 @@ def plan(ledger: Ledger, unfolded: Unfolded, upto: int) -> list[Keep]:
             if end <= floor:
                 continue
             if marked or first < floor:
-                first, end = ledger.wanted(lane, max(first, floor), end)
+                first, end = lane.wanted(max(first, floor), end)
             if first < end:
                 keeps.append(Keep(place, first, end))
     keeps.sort(key=lambda keep: keep.place.cid)

@@ -20,7 +20,7 @@ def plan(ledger: Ledger) -> Freeable:
     """What may be freed since it was last tried."""
     lanes: Freeable = [(id, None) for id in islice(ledger.gone, LANES)]
     moved = islice(ledger.moved, LANES - len(lanes))
-    return lanes + [(id, ledger.freeable(ledger.lanes[id])) for id in moved]
+    return lanes + [(id, ledger.lanes[id].freeable()) for id in moved]
 
 
 def write(connection: sqlite3.Connection, lanes: Freeable, budget: int) -> tuple[int, int]:
@@ -61,6 +61,6 @@ def apply(ledger: Ledger, lanes: Freeable) -> None:
         else:
             ledger.moved.discard(id)
             lane = ledger.lanes[id]
-            lane.low = max(lane.low, ledger.low(lane))
+            lane.low = max(lane.low, lane.first_open)
         if ledger.changes is not None:
             ledger.changes.lanes.add(id)

@@ -24,10 +24,10 @@ from broker.core.store import (
     Group,
     Inventory,
     LaneState,
-    Range,
     ReaderState,
 )
 from broker.errors import StoreRefused
+from broker.storage.lane import Lane, Reader
 from broker.storage.record import Directory
 from broker.storage.settled import Settled
 
@@ -37,32 +37,6 @@ MAX_SEQ: Final = 1 << 33
 FAR: Final = 4 * CHUNK
 #: The sorts of ids in `Inventory.last_ids`.
 ID_SORTS: Final = ("destination", "lane", "reader", "binding")
-
-
-@attrs.define(eq=False)
-class Lane:
-    """A lane as committed; the fields as in `LaneState`, and all bytes ever appended to it."""
-
-    id: int
-    destination: int
-    priority: int
-    run: int
-    next: int = 0
-    low: int = 0
-    bytes: int = 0
-    readers: tuple[Reader, ...] = ()
-
-
-@attrs.define(eq=False)
-class Reader:
-    """A reader as committed."""
-
-    id: int
-    queue: int
-    lane: int
-    settled: Settled
-    reserved: int = 0
-    failures: dict[int, Failure] | None = None
 
 
 @attrs.define
@@ -327,43 +301,6 @@ class Ledger:
             self._forget_binding(binding.define)
         if self.destinations.pop(queue, None) is not None and self.changes is not None:
             self.changes.destinations.add(queue)
-
-    # -- what may go
-
-    def floor(self, lane: Lane) -> int:
-        """Below this number nobody wants anything but stragglers, which are kept apart; all of it when nobody reads."""
-        return min([lane.next, *(reader.settled.cursor for reader in lane.readers)])
-
-    def low(self, lane: Lane) -> int:
-        """Below this number every reader has settled everything."""
-        return min([lane.next, *(reader.settled.first_open for reader in lane.readers)])
-
-    def freeable(self, lane: Lane) -> list[Range]:
-        """Ranges of which nobody wants anything: below the cursors, and whole chunks above them."""
-        floor = self.floor(lane)
-        ranges = [(0, floor)]
-        if lane.readers and all(reader.settled.count or reader.settled.cursor > floor for reader in lane.readers):
-            full = [(reader.settled.cursor // CHUNK, reader.settled.full_chunks()) for reader in lane.readers]
-            for number in sorted(set().union(*(chunks for _, chunks in full))):
-                if all(number < passed or number in chunks for passed, chunks in full):
-                    lo, hi = number * CHUNK, (number + 1) * CHUNK
-                    ranges[-1:] = [(ranges[-1][0], hi)] if ranges[-1][1] == lo else [ranges[-1], (lo, hi)]
-        return ranges
-
-    def stragglers(self, lane: Lane, seq: int) -> list[tuple[int, int]]:
-        """The stragglers of `lane` from `seq` on, in order, each with a reader that has it."""
-        found: dict[int, int] = {}
-        for reader in lane.readers:
-            for straggler in reader.settled.stragglers_in(seq, lane.next):
-                found.setdefault(straggler, reader.id)
-        return sorted(found.items())
-
-    def wanted(self, lane: Lane, lo: int, hi: int) -> tuple[int, int]:
-        """The shortest range that holds what some reader has not settled in ``lo <= n < hi``; empty: ``(hi, hi)``."""
-        first = min((reader.settled.next_open(lo) for reader in lane.readers), default=hi)
-        if first >= hi:
-            return hi, hi
-        return first, max(reader.settled.last_open(hi) for reader in lane.readers) + 1
 
     # -- for the core
 

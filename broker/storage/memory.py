@@ -101,7 +101,7 @@ class MemoryStore:
         while ledger.moved and freed < budget:
             lane = ledger.lanes[ledger.moved.pop()]
             batches = self._batches.get(lane.id, [])
-            for lo, hi in ledger.freeable(lane):
+            for lo, hi in lane.freeable():
                 first = end = bisect_left(batches, lo, key=_base)
                 while end < len(batches) and batches[end].base + batches[end].count <= hi and freed < budget:
                     freed += len(batches[end].data)
@@ -109,7 +109,7 @@ class MemoryStore:
                 del batches[first:end]
             if freed >= budget:
                 ledger.moved.add(lane.id)  # perhaps there is more in this one
-            elif lane.low < (low := ledger.low(lane)):
+            elif lane.low < (low := lane.first_open):
                 lane.low = low
         return succeed(freed)
 

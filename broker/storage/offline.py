@@ -75,7 +75,7 @@ class Offline:
         end = self.ledger.lanes[lane].next
         while seq < end:
             places, more = self.unfolded.from_number(lane, seq, READ_BYTES)
-            behind = self.ledger.stragglers(self.ledger.lanes[lane], seq)
+            behind = self.ledger.lanes[lane].stragglers(seq)
             try:
                 found, on, unreadable = reading.read_lane(
                     self.connection, lane, seq, end, READ_BYTES, places, more, behind

@@ -312,7 +312,7 @@ class SQLiteStore:
             if known is None:
                 return []
             places, more = self._unfolded.from_number(lane, seq, max_bytes)
-            behind = self._ledger.stragglers(known, seq)
+            behind = known.stragglers(seq)
             found, on, unreadable = await self._file.read(
                 reading.read_lane, lane, seq, known.next, max_bytes, places, more, behind
             )
@@ -345,7 +345,7 @@ class SQLiteStore:
         if known is None:
             return 0
         around = self._unfolded.around(lane, stamp)
-        behind = self._ledger.stragglers(known, 0)
+        behind = known.stragglers(0)
         return await self._file.read(reading.seek_lane, lane, stamp, known.next, *around, behind)
 
     # -- freeing, measuring

@@ -13,7 +13,8 @@ from broker.core.policy import BindingPolicy
 from broker.core.store import BindingState, DefineBinding, DefineDestination, Failure
 from broker.errors import ConfigError
 from broker.storage import quarantine, record
-from broker.storage.ledger import FAR, ID_SORTS, Changes, Lane, Ledger, Reader
+from broker.storage.lane import Lane, Reader
+from broker.storage.ledger import FAR, ID_SORTS, Changes, Ledger
 from broker.storage.record import Row
 from broker.storage.settled import Settled
 from broker.storage.unfolded import Unfolded

@@ -31,6 +31,7 @@ from broker.core.store import (
 from broker.errors import StoreUnavailable
 from broker.storage import check as checking
 from broker.storage import fold, ledger, reading, record, settled, stragglers, tables, unfolded
+from broker.storage import lane as lanes
 from broker.storage.check import check
 from broker.storage.dump import Dump
 from broker.storage.load import Load
@@ -53,6 +54,7 @@ LIMITS = [
     (bits, "_FULL", 255),
     (settled, "CHUNK", 8),
     (settled, "FULL", 255),
+    (lanes, "CHUNK", 8),
     (ledger, "CHUNK", 8),
     (ledger, "FAR", 8),
     (tables, "CHUNK", 8),

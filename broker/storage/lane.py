@@ -1,0 +1,72 @@
+"""A lane and its readers as committed, and what of the lane somebody still wants."""
+
+from __future__ import annotations
+
+import attrs
+
+from broker.core.bits import CHUNK
+from broker.core.store import Failure, Range
+from broker.storage.settled import Settled
+
+
+@attrs.define(eq=False)
+class Reader:
+    """A reader as committed."""
+
+    id: int
+    queue: int
+    lane: int
+    settled: Settled
+    reserved: int = 0
+    failures: dict[int, Failure] | None = None
+
+
+@attrs.define(eq=False)
+class Lane:
+    """A lane as committed; the fields as in `LaneState`."""
+
+    id: int
+    destination: int
+    priority: int
+    run: int
+    next: int = 0
+    low: int = 0
+    bytes: int = 0
+    readers: tuple[Reader, ...] = ()
+
+    @property
+    def floor(self) -> int:
+        """Below this number nobody wants anything but stragglers, which are kept apart; all of it when nobody reads."""
+        return min([self.next, *(reader.settled.cursor for reader in self.readers)])
+
+    @property
+    def first_open(self) -> int:
+        """Below this number every reader has settled everything."""
+        return min([self.next, *(reader.settled.first_open for reader in self.readers)])
+
+    def freeable(self) -> list[Range]:
+        """Ranges of which nobody wants anything: below the cursors, and whole chunks above them."""
+        floor = self.floor
+        ranges = [(0, floor)]
+        if self.readers and all(reader.settled.count or reader.settled.cursor > floor for reader in self.readers):
+            full = [(reader.settled.cursor // CHUNK, reader.settled.full_chunks()) for reader in self.readers]
+            for number in sorted(set().union(*(chunks for _, chunks in full))):
+                if all(number < passed or number in chunks for passed, chunks in full):
+                    lo, hi = number * CHUNK, (number + 1) * CHUNK
+                    ranges[-1:] = [(ranges[-1][0], hi)] if ranges[-1][1] == lo else [ranges[-1], (lo, hi)]
+        return ranges
+
+    def stragglers(self, seq: int) -> list[tuple[int, int]]:
+        """The stragglers from `seq` on, in order, each with a reader that has it."""
+        found: dict[int, int] = {}
+        for reader in self.readers:
+            for straggler in reader.settled.stragglers_in(seq, self.next):
+                found.setdefault(straggler, reader.id)
+        return sorted(found.items())
+
+    def wanted(self, lo: int, hi: int) -> Range:
+        """The shortest range that holds what some reader has not settled in ``lo <= n < hi``; empty: ``(hi, hi)``."""
+        first = min((reader.settled.next_open(lo) for reader in self.readers), default=hi)
+        if first >= hi:
+            return hi, hi
+        return first, max(reader.settled.last_open(hi) for reader in self.readers) + 1
