@@ -201,6 +201,11 @@ class Directory:
         """True while there is something to define."""
         return bool(self._pending or self._ending)
 
+    @property
+    def ending(self) -> bool:
+        """True while a binding is to end."""
+        return bool(self._ending)
+
     def take_definitions(self) -> list[Definition]:
         """What the group that closes now defines; numbers of lanes are those before the group's own messages."""
         taken: list[Definition] = []

@@ -7,7 +7,8 @@ What is told by a commit is told after the next one has been started.
 - A *unit* (a publish, a transaction) is stored whole or fails; when the store refuses a group for what is in it, each
   unit is tried alone.
 - Settlements, failures, reservations and definitions are facts: those of a failed group ride in the next, and whoever
-  waits for them goes on waiting.
+  waits for them goes on waiting. While the store is in trouble they go alone: a full disk has room for acks when it has
+  none for messages. Where not even they can be stored, the units that came meanwhile fail too.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ from broker.errors import BrokerError, Stopping, StoreRefused, StoreUnavailable
 MAX_GROUP_BYTES = 8 * 1024 * 1024
 #: Seconds until what is left of a failed group is tried again, if nothing new comes before.
 RETRY_AFTER = 1.0
+#: Seconds without a failed unit after which a store that takes facts alone is no longer in trouble: with steady
+#: publishers on a full disk it must not be well between any two of them.
+QUIET = 2.0
 
 
 @attrs.define(eq=False)
@@ -127,8 +131,10 @@ class Journal:
         #: Fires after the next commit, however it ends.
         self._outcome: Deferred[None] | None = None
         self.last_stamp = 0
-        #: What the last commit said, if it failed; "" while all is well.
+        #: Why units cannot be stored at the moment; "" while all is well.
         self.trouble = ""
+        #: Runs since a unit failed.
+        self._quiet: IDelayedCall | None = None
 
     _log = Logger()
 
@@ -188,8 +194,7 @@ class Journal:
         if self._retry is not None:
             if not self._units:
                 return
-            self._retry.cancel()
-            self._retry = None
+            self._cancel_retry()
         self._starting = True
         while not self._under_way and self._retry is None and (sealed := self._seal()) is not None:
             self._under_way = sealed
@@ -224,6 +229,11 @@ class Journal:
         if outcome is not None:
             outcome.callback(None)
 
+    def _cancel_retry(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+
     def _try_again(self) -> None:
         self._retry = None
         self._start()
@@ -232,9 +242,11 @@ class Journal:
         """Close the open group and give it its numbers; None if there is nothing in it."""
         if not (self._units or self._alone or self._facts or self._directory.pending):
             return None
+        # A binding that ends must not overtake what was published before: its end rides with the units.
+        facts_only = bool(self.trouble and self._facts and not self._directory.ending)
         group = Group(last_stamp=self.last_stamp, definitions=self._directory.take_definitions())
         facts, self._facts = self._facts, _Facts()
-        sealed = _Sealed(group, self._take_units(), facts, [], {})
+        sealed = _Sealed(group, [] if facts_only else self._take_units(), facts, [], {})
         group.settled = {reader: _merged(ranges) for reader, ranges in facts.settled.items()}
         group.failures = dict(facts.failures)
         group.reserved = {reader.id: mark for reader, mark in facts.claims.items()}
@@ -291,9 +303,8 @@ class Journal:
     # -- outcomes: what is true in memory at once, and what is told afterwards
 
     def _apply(self, sealed: _Sealed) -> Callable[[], None]:
-        if self.trouble:
-            self._log.info("the store commits again")
-            self.trouble = ""
+        if sealed.units or self._quiet is None:
+            self._well()
         for reader, mark in sealed.facts.claims.items():
             reader.reserved = mark
         queues: set[Queue] = {reader.queue for reader in sealed.facts.claims}
@@ -323,16 +334,41 @@ class Journal:
             self._log.error("the store does not commit: {reason}", reason=error.reason)
         self.trouble = error.reason
         self._put_back(sealed)
+        units = sealed.units
         if self._facts or self._directory.pending:
-            self._retry = self._clock.callLater(RETRY_AFTER, self._try_again)
-        self._end(sealed.units, False)
+            self._retry = self._clock.callLater(0 if units else RETRY_AFTER, self._try_again)
+        if not units:
+            units = [*self._alone, *self._units]
+            self._alone.clear()
+            self._units.clear()
+        if units:
+            self._stop_quiet()
+            self._quiet = self._clock.callLater(QUIET, self._was_quiet)
+        self._end(units, False)
 
         def tell() -> None:
-            for unit in sealed.units:
+            for unit in units:
                 unit.done.errback(error)
             self._committed({reader.queue for reader in sealed.facts.claims})
 
         return tell
+
+    def _well(self) -> None:
+        self._stop_quiet()
+        if self.trouble:
+            self._log.info("the store commits again")
+            self.trouble = ""
+
+    def _was_quiet(self) -> None:
+        """No unit came for a while: nothing is known to be wrong, unless facts wait for their next try."""
+        self._quiet = None
+        if self._retry is None and self._under_way is None:
+            self._well()
+
+    def _stop_quiet(self) -> None:
+        if self._quiet is not None:
+            self._quiet.cancel()
+            self._quiet = None
 
     def _refused(self, sealed: _Sealed, error: BrokerError) -> Callable[[], None]:
         if not sealed.units:
@@ -363,14 +399,14 @@ class Journal:
 
     async def close(self) -> None:
         """Commit what there is, once; what the store does not take now is what a crash would lose."""
-        while not self.trouble and (self._units or self._alone or self._facts or self._under_way):
+        self._cancel_retry()
+        while self._retry is None and (self._units or self._alone or self._facts or self._under_way):
             outcome = self._outcome = Deferred()
             self._start()
             await outcome  # not `durable`, which waits for a disk that may never come back
         self._closed = True
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
+        self._cancel_retry()
+        self._stop_quiet()
         left, self._facts = self._facts, _Facts()
         for waiter in left.waiters:
             waiter.errback(Stopping("the broker is stopping and could not store this"))

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
 from broker.core.destination import queue, topic
+from broker.core.journal import QUIET
 from broker.core.message import Message
 from broker.errors import Stopping, StoreUnavailable
 from tests.faults.support import PLACES, Disk, emptied, numbers, opened, put, take, tried_again
@@ -122,6 +123,7 @@ async def test_acks_wait_for_the_disk(tmp_path: Path) -> None:
         await acked
         await settled
         await purged
+        clock.advance(QUIET)
         assert broker.trouble == ""
         assert await put(broker, b"4") is not None
     async with opened(tmp_path / "data") as broker:

@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from broker.core.destination import queue
+from broker.core.journal import QUIET
 from broker.core.message import Message
 from broker.errors import StoreUnavailable
 from tests.clients.support import Http, Memcache, Refused, Stomp
@@ -58,6 +59,7 @@ async def test_sqlite_finds_no_room(tmp_path: Path) -> None:
         disk.is_back()
         await tried_again(disk, clock)
         await acked
+        clock.advance(QUIET)
         assert broker.trouble == ""
         assert await fill(20) == 20
         assert numbers(told) == list(range(len(told)))
@@ -80,6 +82,7 @@ async def test_there_is_room_again_without_anybody_coming(tmp_path: Path) -> Non
         await tried_again(disk, clock)
         await acked
         await waiting
+        clock.advance(QUIET)
         assert broker.trouble == ""
 
 

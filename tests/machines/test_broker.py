@@ -197,7 +197,7 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def ack(self, data: st.DataObject) -> None:
         held = self.hand(data)
-        if not held.delivery.on_loan:
+        if not held.delivery.on_loan or held.delivery.claimed:  # claimed: on its way out
             return
         held.sent.acked = True
         run = held.sent.asked = self.run
@@ -218,7 +218,7 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(data=st.data(), name=_queues, commit=st.booleans())
     def move_in_a_transaction(self, data: st.DataObject, name: str, commit: bool) -> None:
         first = self.hand(data)
-        if not first.delivery.on_loan:
+        if not first.delivery.on_loan or first.delivery.claimed:
             return
         transaction = self.broker.begin()
         sent = Sent(len(self.sent), name, 0)
