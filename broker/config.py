@@ -1,44 +1,30 @@
 """The configuration: what a TOML file may say, and what the command line has the last word on.
 
-Every key, as in the file::
-
-    memcache = [22122, { listen = "0.0.0.0:22123", flush_all = "off" }]
-    stomp = ["127.0.0.1:61613"]
-    http = ["off"]
-    http_host = ["broker.example"]
-    data = "/var/lib/broker/broker.sqlite"
-    sync = "full"
-    log_level = "info"
-    allow_anonymous = false
-    users = "/etc/broker/users.toml"
-
-    [defaults]                  # the keys of broker.core.policy.Policy
-    lease = 30000
-    max_message_size = 16777216
-
-    [queue."orders.*"]          # the same keys, for the queues whose name matches; the most specific pattern wins
-    max_attempts = 5
-    backoff = [1000, 10000, 60000]
-    dead_letter = "orders-dead"
+What a file looks like is in docs/configuration.rst, whose tables are written from the ``#:`` comments here and in
+`broker.core.policy`. What values and sections may not say together is in `broker.config_check`.
 """
 
 from __future__ import annotations
 
-import itertools
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from broker.core.destination import check_name
-from broker.core.policy import Policies, Policy, Rule, overlap
+from broker import config_check
+from broker.core.destination import Destination
+from broker.core.policy import Policies, Policy, Rule, TopicPolicy
+from broker.effective import destination_of, section
 from broker.errors import BadName, ConfigError
 from broker.toml import in_our_words, read
+
+T = TypeVar("T")
 
 #: The data "file" of a broker that keeps everything in memory and forgets it when it ends.
 MEMORY = ":memory:"
 
 Sync = Literal["full", "normal"]
 Level = Literal["debug", "info", "warn", "error"]
+Format = Literal["text", "json"]
 #: A port, ``host:port``, a Twisted server endpoint, or ``off``; port 0 is any free one.
 Where = int | str
 
@@ -52,12 +38,16 @@ class MemcacheListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a configuration file may say. A front's None is its default port on 127.0.0.1, if that is free."""
+    """What a configuration file may say."""
 
+    #: Where memcache clients connect. If it is not said: port 22122 on 127.0.0.1, if that is free. An entry may be a
+    #: table, ``{ listen = "0.0.0.0:22122", flush_all = "off" }``: whether ``flush_all`` empties every queue there.
     memcache: list[Where | MemcacheListener] | None = None
+    #: Where STOMP clients connect. If it is not said: port 61613 on 127.0.0.1, if that is free.
     stomp: list[Where] | None = None
+    #: Where HTTP clients connect. If it is not said: port 8989 on 127.0.0.1, if that is free.
     http: list[Where] | None = None
-    #: Names, beside the machine's own addresses, under which HTTP may be spoken to and from whose pages; "*" for any.
+    #: Names, beside the machine's own addresses, under which HTTP may be spoken to and from whose pages; ``*`` for any.
     http_host: list[str] = []
     #: The data file, relative to twistd's run directory, or ``:memory:``.
     data: str = "broker.sqlite"
@@ -65,33 +55,46 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sync: Sync = "full"
     #: The least that is logged. From info on: a line per connection and per change of state, none per message.
     log_level: Level = "info"
+    #: How it is logged: lines of text, or one JSON object a line.
+    log_format: Format = "text"
     #: Without users: listen beyond loopback although anybody who reaches the port may then do everything. With users:
     #: who names none is the user ``anonymous``.
     allow_anonymous: bool = False
-    #: The users file, relative to the current directory. None: nobody is asked who he is.
+    #: The users file, relative to the current directory. Without one nobody is asked who he is.
     users: str | None = None
-    #: The policy of every queue that has none of its own.
+    #: The rules of every queue, as far as no section of its own says otherwise. ``max_message_size`` holds for topics
+    #: too.
     defaults: Policy = Policy()
-    #: Patterns of names, each with what it says of the queues that match: ``*`` any run of characters, ``?`` any one.
+    #: Patterns of queues' names, each with what it says of the queues that match.
     queue: dict[str, dict[str, Any]] = {}
+    #: Patterns of topics' names, each with what it says of the topics that match.
+    topic: dict[str, dict[str, Any]] = {}
+    #: Names that stand for others: what is published to the queue of such a name goes to each destination in its list,
+    #: ``orders`` and ``/queue/orders`` being a queue, ``/topic/prices`` a topic.
+    aliases: dict[str, list[str]] = {}
 
 
 class Config(File, frozen=True, forbid_unknown_fields=True):
     """The file's words, and what follows from them."""
 
-    #: The largest body HTTP takes (bytes); None: Linger's 256,000, as nobody has set ``max_message_size``.
-    http_max_message_size: int | None = None
+    #: The keys somebody has said, rather than left as they are built in: ``sync``, ``defaults.lease``.
+    said: frozenset[str] = frozenset()
 
     @property
     def policies(self) -> Policies:
-        """The policy of every queue."""
-        return Policies(self.defaults, [Rule(pattern, says) for pattern, says in self.queue.items()])
+        """The policy of every queue and topic, and the aliases."""
+        return _policies(self)
+
+    @property
+    def http_max_message_size(self) -> int | None:
+        """The largest body HTTP takes (bytes); None: Linger's 256,000, as nobody has set ``max_message_size``."""
+        return self.defaults.max_message_size if "defaults.max_message_size" in self.said else None
 
     @property
     def max_message_size(self) -> int:
-        """The largest body that any queue takes (bytes)."""
-        sizes = [says.get("max_message_size", 0) for says in self.queue.values()]
-        return max([self.defaults.max_message_size, *sizes])
+        """The largest body that any queue or topic takes (bytes)."""
+        sections = [*self.queue.values(), *self.topic.values()]
+        return max([self.defaults.max_message_size, *(says.get("max_message_size", 0) for says in sections)])
 
 
 def load(path: str) -> Config:
@@ -105,64 +108,58 @@ def load(path: str) -> Config:
 
 def from_dict(said: dict[str, Any]) -> Config:
     """The configuration that `said`, the content of a file, amounts to; raises `ConfigError`."""
+    named: dict[str, Any] = {}
+    for table, kind in (("queue", dict[str, Any]), ("topic", dict[str, Any]), ("aliases", list[str])):
+        for name, value in _converted(said.get(table, {}), dict[str, Any], table).items():
+            named.setdefault(table, {})[name] = _converted(value, kind, section(table, name))
+    file = _converted({**said, **named}, File, "")
+    config_check.values(file.defaults, "defaults")
+    file = msgspec.structs.replace(
+        file, queue=_rules(file.queue, "queue", Policy), topic=_rules(file.topic, "topic", TopicPolicy)
+    )
+    keys = frozenset([*said, *(f"defaults.{key}" for key in said.get("defaults", {}))])
+    config_check.together(_policies(file), keys)
+    return Config(**msgspec.structs.asdict(file), said=keys)
+
+
+def _converted(value: object, kind: type[T], path: str) -> T:
+    """`value` as a `kind`; raises `ConfigError`, whose key begins with `path`."""
     try:
-        file = msgspec.convert(said, File)
+        return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(in_our_words(str(error))) from None
-    _check(file.defaults, "defaults")
+        raise ConfigError(in_our_words(str(error), path)) from None
+
+
+def _rules(
+    sections: dict[str, dict[str, Any]], table: str, kind: type[Policy] | type[TopicPolicy]
+) -> dict[str, dict[str, Any]]:
+    """What each section says, as the values that a policy has."""
     rules = {}
-    for pattern, section in file.queue.items():
-        path = f'queue."{pattern}"'
-        try:
-            policy = msgspec.convert(section, Policy)
-        except msgspec.ValidationError as error:
-            raise ConfigError(f"{path}.{in_our_words(str(error))}") from None
-        _check(policy, path)
-        rules[pattern] = {key: getattr(policy, key) for key in section}
-    file = msgspec.structs.replace(file, queue=rules)
-    _check_together(file)
-    explicit = "max_message_size" in said.get("defaults", {})
-    return Config(
-        **msgspec.structs.asdict(file), http_max_message_size=file.defaults.max_message_size if explicit else None
+    for pattern, says in sections.items():
+        path = section(table, pattern)
+        policy = _converted(says, kind, path)
+        config_check.pattern(pattern, path)
+        config_check.values(policy, path)
+        rules[pattern] = {key: getattr(policy, key) for key in says}
+    return rules
+
+
+def _policies(file: File) -> Policies:
+    return Policies(
+        file.defaults,
+        [Rule(pattern, says) for pattern, says in file.queue.items()],
+        topic_default=TopicPolicy(max_message_size=file.defaults.max_message_size),
+        topic_rules=[Rule(pattern, says) for pattern, says in file.topic.items()],
+        aliases={name: _destinations(name, targets) for name, targets in file.aliases.items()},
     )
 
 
-def _check(policy: Policy, path: str) -> None:
-    """Raise `ConfigError` for a value outside its range."""
-    for key, value in msgspec.structs.asdict(policy).items():
-        least = 1 if key == "max_message_size" else 0
-        for number in value if isinstance(value, tuple) else [value]:
-            if isinstance(number, int) and number < least:
-                raise ConfigError(f"{path}.{key}: {number} is too small, it must be {least} or more")
-        if isinstance(value, str) and value:
-            try:
-                check_name(value)
-            except BadName as error:
-                raise ConfigError(f"{path}.{key}: {error.reason}") from None
-
-
-def _check_together(file: File) -> None:
-    """Raise `ConfigError` for rules that contradict each other."""
-    rules = [Rule(pattern, says) for pattern, says in file.queue.items()]
-    for first, second in itertools.combinations(rules, 2):
-        if first.specificity == second.specificity and overlap(first.pattern, second.pattern):
-            for key in sorted(set(first.says) & set(second.says)):
-                if first.says[key] != second.says[key]:
-                    raise ConfigError(
-                        f'queue."{first.pattern}".{key} and queue."{second.pattern}".{key} differ, '
-                        "and a name can match both, neither being more specific"
-                    )
-    policies = Policies(file.defaults, rules)
-    for pattern, policy in [("", file.defaults), *((r.pattern, policies.of(r.pattern)) for r in rules)]:
-        path = f'queue."{pattern}"' if pattern else "defaults"
-        if policy.ttl and policy.max_ttl and policy.ttl > policy.max_ttl:
-            raise ConfigError(f"{path}: ttl ({policy.ttl}) is above max_ttl ({policy.max_ttl})")
-        for target in (policy.dead_letter, policy.expire_to):
-            way = [target]
-            while target:
-                following = policies.of(target)
-                target = next((t for t in (following.dead_letter, following.expire_to) if t and t != target), "")
-                if target in way:
-                    circle = " -> ".join([*way[way.index(target) :], target])
-                    raise ConfigError(f"{path}: what dies would go round in a circle: {circle}")
-                way.append(target)
+def _destinations(alias: str, targets: list[str]) -> tuple[Destination, ...]:
+    """What an alias stands for; raises `ConfigError`."""
+    found = []
+    for number, target in enumerate(targets):
+        try:
+            found.append(destination_of(target))
+        except BadName as error:
+            raise ConfigError(f"{section('aliases', alias)}[{number}]: {error.reason}") from None
+    return tuple(found)

@@ -19,7 +19,7 @@ import pytest
 import treq
 from twisted.internet.defer import Deferred
 
-from broker.config import Config, load
+from broker.config import Config
 from broker.core.store import Inventory
 from broker.errors import ConfigError, StoreUnavailable
 from broker.lock import Lock
@@ -360,64 +360,13 @@ def test_an_option_with_a_value_it_cannot_have(option: str, reason: str) -> None
     assert refusal(option) == reason
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("memcache = ", "Invalid value (at end of document)"),
-        ("speed = 9", "speed: unknown key"),
-        ("[defaults]\nleese = 1", "defaults.leese: unknown key"),
-        ("[defaults]\nlease = 'long'", "defaults.lease: expected `int`, got `str`"),
-        ("[defaults]\nlease = -1", "defaults.lease: -1 is too small, it must be 0 or more"),
-        ("[defaults]\nttl = 2\nmax_ttl = 1", "defaults: ttl (2) is above max_ttl (1)"),
-        ("[defaults]\nbackoff = [1, -1]", "defaults.backoff: -1 is too small, it must be 0 or more"),
-        ("[queue.a]\nleese = 1", 'queue."a".leese: unknown key'),
-        ("[queue.a]\nlease = 'x'", 'queue."a".lease: expected `int`, got `str`'),
-        ('[queue.a]\ndead_letter = "x\\u0001"', 'queue."a".dead_letter: the name holds control characters'),
-        (
-            "[queue.'a*']\nlease = 1\n[queue.'*b']\nlease = 2",
-            'queue."a*".lease and queue."*b".lease differ, and a name can match both, neither being more specific',
-        ),
-        (
-            "[queue.a]\ndead_letter = 'b'\n[queue.b]\nexpire_to = 'c'\n[queue.c]\ndead_letter = 'b'",
-            'queue."a": what dies would go round in a circle: b -> c -> b',
-        ),
-        ("[defaults]\nmax_message_size = 0", "defaults.max_message_size: 0 is too small, it must be 1 or more"),
-        ("stomp = 61613", "stomp: expected `array | null`, got `int`"),
-        ("memcache = [{ flush_all = 'on' }]", "memcache[0]: object missing required field `listen`"),
-        ("memcache = [{ listen = 0, flush_all = 'no' }]", "memcache[0].flush_all: invalid enum value 'no'"),
-    ],
-)
-def test_a_configuration_file_with_a_mistake(text: str, reason: str, tmp_path: Path) -> None:
+def test_a_configuration_file_with_a_mistake(tmp_path: Path) -> None:
     file = tmp_path / "broker.toml"
-    file.write_text(text)
-    assert refusal("--config", str(file)) == f"{file}: {reason}"
+    file.write_text("[defaults]\nleese = 1\n")
+    assert refusal("--config", str(file)) == f"{file}: defaults.leese: unknown key"
 
 
 # -- configuration
-
-
-def test_every_key_of_a_file_is_understood_and_the_command_line_has_the_last_word(tmp_path: Path) -> None:
-    file = tmp_path / "broker.toml"
-    file.write_text(
-        'memcache = [22122, { listen = "0.0.0.0:1", flush_all = "off" }]\n'
-        'stomp = ["off"]\nhttp = ["127.0.0.1:0"]\nhttp_host = ["broker.example"]\ndata = "data"\n'
-        'sync = "normal"\nlog_level = "warn"\nallow_anonymous = true\n[defaults]\nlease = 5\nmax_message_size = 9\n'
-    )
-    of_file = load(str(file))
-    assert of_file.sync == "normal"
-    assert of_file.defaults.lease == 5
-    assert of_file.http_max_message_size == 9
-    options = Options()
-    options.parseOptions([f"--config={file}", "--sync=full", "--stomp=1", "--stomp=2"])
-    config = options.config()
-    assert (config.sync, config.stomp, config.http) == ("full", ["1", "2"], ["127.0.0.1:0"])
-    assert config.data == f"{os.getcwd()}/data"
-
-
-def test_lingers_limit_holds_for_http_until_somebody_sets_one(tmp_path: Path) -> None:
-    file = tmp_path / "broker.toml"
-    file.write_text("[defaults]\nlease = 5\n")
-    assert load(str(file)).http_max_message_size is None
 
 
 def test_without_a_word_it_listens_on_the_default_ports_of_loopback() -> None:

@@ -24,7 +24,10 @@ from tests.clients.misuse import LIMIT, Misuse
 from tests.clients.support import PATIENCE, Http, Memcache, Speaker, Stomp, Wire, settled, turn, wired
 from tests.support import Served, serving, tx
 
-POLICY: dict[str, Any] = {"defaults": Policy(max_message_size=LIMIT), "http_max_message_size": LIMIT}
+POLICY: dict[str, Any] = {
+    "defaults": Policy(max_message_size=LIMIT),
+    "said": frozenset({"defaults.max_message_size"}),
+}
 CASES = {"memcache": misuse.MEMCACHE, "stomp": misuse.STOMP, "http": misuse.HTTP}
 EACH = [
     pytest.param(front, case, id=f"{front}, {name}") for front, cases in CASES.items() for name, case in cases.items()
