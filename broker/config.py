@@ -22,6 +22,9 @@ T = TypeVar("T")
 #: The data "file" of a broker that keeps everything in memory and forgets it when it ends.
 MEMORY = ":memory:"
 
+#: The keys of a file that speak of queues and topics; a running broker takes them over when it reads the file again.
+SECTIONS = frozenset({"defaults", "queue", "topic", "aliases"})
+
 Sync = Literal["full", "normal"]
 Level = Literal["debug", "info", "warn", "error"]
 Format = Literal["text", "json"]

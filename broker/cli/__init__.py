@@ -1,7 +1,7 @@
 """The ``broker`` command: another process, which knows the broker's HTTP interface and nothing of its inside.
 
-``broker user`` works on the users file instead, and ``check``, ``dump``, ``load`` and ``backup`` on a data file that no
-broker uses. Exit status: 0 done; 1 nothing there; 2 wrong usage;
+``broker user`` works on the users file instead, ``broker config`` on a configuration file, and ``check``, ``dump``,
+``load`` and ``backup`` on a data file that no broker uses. Exit status: 0 done; 1 nothing there; 2 wrong usage;
 3 refused by the broker, or for what is in the file; 4 the broker cannot be reached; 5 the output could not be written
 (the message stays in the queue).
 """
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from broker import __version__
 from broker.auth.secret import BadSecret
-from broker.cli import store, users
+from broker.cli import config, store, users
 from broker.cli.client import BadUrl, Client, Refused, Unreachable
 from broker.cli.exits import Exit
 from broker.cli.output import as_json, write
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="broker",
         description="Talk to a running broker over HTTP, as the user whose token is in $BROKER_TOKEN; or work on "
-        "the users file or a data file.",
+        "the users file, a configuration file or a data file.",
         epilog="Exit status: 0 done; 1 nothing there; 2 wrong usage; 3 refused by the broker; 4 the broker cannot be "
         "reached; 5 the output could not be written, the message stays in the queue.",
     )
@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     get.add_argument("--count", metavar="N", type=_count, help="take so many at most (default: 1)")
     get.set_defaults(run=_get, offline=False)
     users.add_parser(commands)
+    config.add_parser(commands)
     store.add_parsers(commands)
     return parser
 
