@@ -62,3 +62,10 @@ class Stopping(BrokerError):
 
 class ConfigError(BrokerError):
     """The configuration or the surroundings do not let the broker start; one line says why."""
+
+
+class NothingToReload(BrokerError):
+    """The broker was started without a file."""
+
+    def __init__(self) -> None:
+        super().__init__("nothing to reload: there is neither a configuration nor a users file")

@@ -1,71 +1,150 @@
-"""Reloading: users and policies are read again while the broker runs."""
+"""Reloading: users, policies and aliases are read again while the broker runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
+from twisted.internet.defer import DeferredLock
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from broker.auth.users import Users
-from broker.config import Config
+from broker.config import SECTIONS, Config, File
 from broker.core.broker import Broker
-from broker.errors import ConfigError
+from broker.core.policy import Policies
+from broker.effective import section
+from broker.errors import BrokerError, ConfigError, NothingToReload
 
-#: The keys of the configuration that a running broker takes over.
-LIVE = {"defaults", "queue"}
+#: Changed keys that the log names one by one.
+MAX_NAMED = 50
+
+
+class Reloaded(msgspec.Struct, frozen=True):
+    """What holds after the files were read again."""
+
+    #: Patterns of queues' names.
+    queues: int
+    #: Patterns of topics' names.
+    topics: int
+    aliases: int
+    #: None: there is no users file.
+    users: int | None
+    #: The keys that are not what they were, and hold from now on.
+    changed: list[str]
+    #: The keys that are not what they were when the broker started, and hold when it starts again.
+    changed_at_next_start: list[str]
 
 
 class Reloading:
-    """What SIGHUP does. A file with a mistake changes nothing, and the log says why."""
+    """What SIGHUP does, and what administrators ask for. A mistake in one file changes nothing of the other either."""
 
     _log = Logger()
 
     def __init__(self, broker: Broker, users: Users | None) -> None:
         self._broker = broker
         self._users = users
-        self._config: Config | None = None
+        self._started = self._config = Config()
         self._read: Callable[[], Config] | None = None
+        self._turn = DeferredLock()
 
     def configure(self, config: Config, read: Callable[[], Config]) -> None:
         """There is a configuration file: it said `config`, and `read` reads it again (in a thread)."""
-        self._config = config
+        self._started = self._config = config
         self._read = read
 
-    async def run(self) -> None:
-        """Read again whatever there is to read."""
-        if self._users is None and self._read is None:
-            self._log.info("SIGHUP: nothing to reload; there is neither a configuration nor a users file")
-        if self._users is not None:
-            self._reload_users(self._users)
-        if self._read is not None:
-            await self._reload_policies(self._read)
-
-    def _reload_users(self, users: Users) -> None:
+    async def hang_up(self) -> None:
+        """SIGHUP: what there is to say is in the log."""
         try:
-            users.reload()
-        except ConfigError as error:
-            self._log.error("SIGHUP: the users stay as they were: {reason}", reason=error.reason)
-        else:
-            self._log.info("SIGHUP: {count} users in {path}", count=len(users), path=users.path)
-
-    async def _reload_policies(self, read: Callable[[], Config]) -> None:
-        try:
-            config = await deferToThread(read)
-        except ConfigError as error:
-            self._log.error("SIGHUP: the policies stay as they were: {reason}", reason=error.reason)
-            return
+            await self.reload("SIGHUP")
+        except BrokerError:
+            pass
         except Exception:
-            self._log.failure("SIGHUP: the policies stay as they were")
-            return
-        old, self._config = self._config, config
-        changed = {
-            field
-            for field in msgspec.structs.asdict(config)
-            if old is not None and getattr(config, field) != getattr(old, field)
-        }
-        for field in sorted(changed - LIVE):
-            self._log.warn("SIGHUP: {key} has changed; that takes effect at the next start", key=field)
-        await self._broker.reload(config.policies)
-        self._log.info("SIGHUP: policies of {count} patterns of names", count=len(config.queue))
+            self._log.failure("SIGHUP: could not reload")
+
+    async def reload(self, asked: str) -> Reloaded:
+        """Read again whatever there is to read, one reload at a time; the log's lines begin with who `asked`.
+
+        Raises `NothingToReload`, and `ConfigError` for a mistake: nothing has changed then.
+        """
+        await self._turn.acquire()
+        try:
+            return await self._reload(asked)
+        except NothingToReload as error:
+            self._log.info("{asked}: {reason}", asked=asked, reason=error.reason)
+            raise
+        except ConfigError as error:
+            self._log.error("{asked}: everything stays as it was: {reason}", asked=asked, reason=error.reason)
+            raise
+        finally:
+            self._turn.release()
+
+    async def _reload(self, asked: str) -> Reloaded:
+        users, read, old = self._users, self._read, self._config
+        if users is None and read is None:
+            raise NothingToReload
+        config, policies = (old, None) if read is None else await deferToThread(_compiled, read)
+        if users is not None:
+            users.take(await deferToThread(users.read))
+            self._log.info("{asked}: {count} users in {path}", asked=asked, count=len(users), path=users.path)
+        changed = self._tell_changes(asked, _live(old), _live(config))
+        later = _at_next_start(self._started, config)
+        for key in later:
+            self._log.warn("{asked}: {key} has changed; that takes effect at the next start", asked=asked, key=key)
+        result = Reloaded(
+            queues=len(config.queue),
+            topics=len(config.topic),
+            aliases=len(config.aliases),
+            users=None if users is None else len(users),
+            changed=changed,
+            changed_at_next_start=later,
+        )
+        if policies is not None:
+            self._config = config
+            await self._broker.reload(policies)
+            self._log.info(
+                "{asked}: policies of {queues} patterns of queues and {topics} of topics, {aliases} aliases",
+                asked=asked,
+                queues=result.queues,
+                topics=result.topics,
+                aliases=result.aliases,
+            )
+        return result
+
+    def _tell_changes(self, asked: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+        """Name in the log what differs; the keys."""
+        missing = object()
+        keys = sorted(key for key in old | new if old.get(key, missing) != new.get(key, missing))
+        for key in keys[:MAX_NAMED]:
+            was, now = (_shown(values[key]) if key in values else "not said" for values in (old, new))
+            self._log.info("{asked}: {key} is {now}, and was {was}", asked=asked, key=key, now=now, was=was)
+        if len(keys) > MAX_NAMED:
+            self._log.info("{asked}: {count} keys more have changed", asked=asked, count=len(keys) - MAX_NAMED)
+        return keys
+
+
+def _compiled(read: Callable[[], Config]) -> tuple[Config, Policies]:
+    config = read()
+    return config, config.policies
+
+
+def _live(config: Config) -> dict[str, Any]:
+    """What a running broker takes over, by the keys' full names."""
+    found = {f"defaults.{key}": value for key, value in msgspec.structs.asdict(config.defaults).items()}
+    for table, sections in (("queue", config.queue), ("topic", config.topic)):
+        for pattern, says in sections.items():
+            found |= {f"{section(table, pattern)}.{key}": value for key, value in says.items()}
+    return found | {section("aliases", name): targets for name, targets in config.aliases.items()}
+
+
+def _at_next_start(started: Config, config: Config) -> list[str]:
+    keys = [key for key in File.__struct_fields__ if key not in SECTIONS]
+    found = [key for key in keys if getattr(config, key) != getattr(started, key)]
+    # Each front has its limit from the start on; what is smaller now holds at once all the same.
+    before, after = ((one.max_message_size, one.http_max_message_size) for one in (started, config))
+    return found if before == after else [*found, "max_message_size"]
+
+
+def _shown(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

@@ -165,7 +165,9 @@ def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:
     match wish.front:
         case "memcache":
             flush_all = wish.flush_all == "on" or (wish.flush_all is None and way.local)
-            memcache = MemcacheFactory(of.broker, max_message_size=size, flush_all=flush_all, door=of.door)
+            memcache = MemcacheFactory(
+                of.broker, max_message_size=size, flush_all=flush_all, door=of.door, reload=of.reloading.reload
+            )
             return Front(wish.front, way, Connections(memcache), lambda: Deferred.fromCoroutine(memcache.close()))
         case "stomp":
             stomp = StompFactory(of.broker, max_message_size=size, clock=of.reactor, door=of.door)
@@ -179,6 +181,7 @@ def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:
                 database=None if config.data == MEMORY else config.data,
                 clock=of.reactor,
                 door=of.door,
+                reload=of.reloading.reload,
             )
             site.noisy = False
             return Front(wish.front, way, Connections(site), site.drain)
@@ -346,4 +349,4 @@ class BrokerService(service.Service):
 
     def reload(self) -> None:
         """SIGHUP: read users and policies again, if there are files to read."""
-        _ = Deferred.fromCoroutine(self.reloading.run())
+        _ = Deferred.fromCoroutine(self.reloading.hang_up())

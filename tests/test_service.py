@@ -123,12 +123,12 @@ def test_sighup_brings_new_policies_and_a_mistake_changes_nothing(tmp_path: Path
         assert ask(port, "GET", "/channels/work?nowait")[0] == 204
         file.write_text("[queue.'work*']\npaused = 'no'\n")
         twistd.process.send_signal(signal.SIGHUP)
-        twistd.until("the policies stay as they were")
+        twistd.until("SIGHUP: everything stays as it was")
         assert ask(port, "GET", "/channels/work?nowait")[0] == 204
         file.write_text("sync = 'normal'\n[queue.'work*']\npaused = false\n")
         twistd.process.send_signal(signal.SIGHUP)
         twistd.until("sync has changed; that takes effect at the next start")
-        twistd.until("policies of 1 patterns")
+        twistd.until("policies of 1 patterns of queues")
         assert ask(port, "GET", "/channels/work?nowait")[0] == 200
 
 

@@ -14,13 +14,15 @@ from zope.interface import Attribute, Interface, implementer
 
 from broker.auth import file
 from broker.auth.memory import Failures, Verified, network
-from broker.auth.rights import NOTHING, User
+from broker.auth.rights import NOTHING, Rights, User
 from broker.auth.secret import BadSecret, encode, hash_token, unknown, verify
 from broker.errors import ConfigError
 
 T = TypeVar("T")
 #: Runs something slow elsewhere.
 Run = Callable[[Callable[[], bool]], Deferred[bool]]
+#: What a users file says, and the rights that amounts to, by name.
+Entries = dict[str, tuple[file.Entry, Rights]]
 
 #: Hashes at a time: 16 MiB and a processor each.
 AT_A_TIME = 2
@@ -96,20 +98,27 @@ class Users:
         return len(self._users)
 
     def reload(self) -> None:
-        """Read the file again. Raises `ConfigError`, and nothing has changed then.
+        """Read the file again, and go by it. Raises `ConfigError`, and nothing has changed then."""
+        self.take(self.read())
 
-        Who is logged in has his new rights at once; the connections of who is gone from the file end.
-        """
+    def read(self) -> Entries:
+        """What the file says now, for `take`; raises `ConfigError`. It may be called in a thread."""
         entries = file.load(self.path)
         if self._allow_anonymous and file.ANONYMOUS not in entries:
             raise ConfigError(
                 f"{self.path}: user.{file.ANONYMOUS}: missing, and allow_anonymous is set: give it rights"
             )
-        rights = {name: entry.compiled(name) for name, entry in entries.items()}
+        return {name: (entry, entry.compiled(name)) for name, entry in entries.items()}
+
+    def take(self, entries: Entries) -> None:
+        """Go by these from now on.
+
+        Who is logged in has his new rights at once; the connections of who is gone from the file end.
+        """
         old, self._users, self._stored, self._tokens = self._users, {}, {}, {}
-        for name, entry in entries.items():
+        for name, (entry, rights) in entries.items():
             user = self._users[name] = old.get(name) or User(name, NOTHING)
-            user.rights = rights[name]
+            user.rights = rights
             self._stored[name] = entry.password
             self._tokens |= dict.fromkeys(entry.tokens, user)
         for name, user in old.items():

@@ -80,6 +80,8 @@ def check(call: Call) -> None:
             access.publish(topic(match.topic))
         case Endpoint.TOPIC_CHANNELS:
             access.check(Action.BROWSE, topic(match.topic))
+        case Endpoint.RELOAD:
+            access.check(Action.ADMIN, None)
         case Endpoint.TOUCH | Endpoint.SETTLE:
             access.settle(match.message)
         case _:

@@ -35,6 +35,7 @@ class Endpoint(enum.Enum):
     TOPIC_CHANNELS = enum.auto()
     TOUCH = enum.auto()
     SETTLE = enum.auto()
+    RELOAD = enum.auto()
     STATS = enum.auto()
     HEALTH = enum.auto()
     READY = enum.auto()
@@ -59,6 +60,7 @@ ROUTES: Mapping[str, Mapping[str, Endpoint]] = {
     "/topics/{topic}/channels": {"GET": Endpoint.TOPIC_CHANNELS},
     "/messages/{message}": {"DELETE": Endpoint.SETTLE},
     "/messages/{message}/touch": {"POST": Endpoint.TOUCH},
+    "/reload": {"POST": Endpoint.RELOAD},
     "/stats": {"GET": Endpoint.STATS},
     "/healthz": {"GET": Endpoint.HEALTH},
     "/readyz": {"GET": Endpoint.READY},

@@ -17,6 +17,7 @@ from broker.core.broker import Broker
 from broker.errors import BrokerError, Stopping
 from broker.http import guard, problem, rights, routes
 from broker.http.about import About
+from broker.http.administration import Administration, Reload
 from broker.http.call import Answer, Call, Limits
 from broker.http.channels import Channels
 from broker.http.counts import Counts
@@ -42,6 +43,7 @@ def make_site(
     database: str | None = None,
     clock: IReactorTime | None = None,
     door: Door | None = None,
+    reload: Reload | None = None,
 ) -> Site:
     """The factory of the HTTP front.
 
@@ -49,6 +51,7 @@ def make_site(
     ``/readyz`` answers. `hosts` are further names under which the server may be spoken to and from whose pages. What
     `identity` and `database` say is shown by ``/`` and ``/stats``; without an identity there is a new one each start.
     `door` knows who may come in and what he may do; without one everybody may do everything.
+    `reload` reads the broker's files again.
     """
     limits = Limits(max_message_size)
     counts = Counts()
@@ -72,6 +75,7 @@ def make_site(
         Endpoint.TOPIC_CHANNELS: topics.channels,
         Endpoint.TOUCH: messages.touch,
         Endpoint.SETTLE: messages.settle,
+        Endpoint.RELOAD: Administration(reload).reload,
         Endpoint.STATS: about.stats,
         Endpoint.HEALTH: about.health,
         Endpoint.READY: about.readiness,

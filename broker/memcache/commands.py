@@ -59,6 +59,10 @@ class Stats(msgspec.Struct, frozen=True, gc=False):
     argument: bytes = b""
 
 
+class Reload(msgspec.Struct, frozen=True, gc=False):
+    """``reload`` (Kestrel)."""
+
+
 class Version(msgspec.Struct, frozen=True, gc=False):
     """``version``."""
 
@@ -87,4 +91,6 @@ class Malformed(msgspec.Struct, frozen=True, gc=False):
     close: bool = False
 
 
-Command: TypeAlias = Get | Set | Delete | Flush | FlushAll | Stats | Version | Verbosity | Quit | Refused | Malformed
+Command: TypeAlias = (
+    Get | Set | Delete | Flush | FlushAll | Stats | Reload | Version | Verbosity | Quit | Refused | Malformed
+)

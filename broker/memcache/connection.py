@@ -33,6 +33,7 @@ from broker.memcache.commands import (
     Malformed,
     Quit,
     Refused,
+    Reload,
     Set,
     Stats,
     Verbosity,
@@ -192,7 +193,7 @@ class MemcacheProtocol(Protocol):
                 self._busy = True
                 self._outbox.when_idle(lambda: self._have(command))
 
-    def _have(self, command: Get | Delete | Flush | FlushAll | Stats) -> None:
+    def _have(self, command: Get | Delete | Flush | FlushAll | Stats | Reload) -> None:
         """Do a command that has the connection for itself."""
         noreply = False
         answer: Coroutine[Deferred[Any], Any, bytes]
@@ -209,6 +210,8 @@ class MemcacheProtocol(Protocol):
                 noreply = command.noreply
             case Stats():
                 answer = self._tell_stats(command)
+            case Reload():
+                answer = self._reload()
         under_way = Deferred.fromCoroutine(answer)
         # What deletes or flushes is done to its end, also when the client goes.
         self._reading = under_way if isinstance(command, Get | Stats) else None
@@ -381,6 +384,11 @@ class MemcacheProtocol(Protocol):
             for name in self._broker.queues():
                 await self._broker.purge(name, on_loan=True)
         return self._dialect.flushed_all
+
+    async def _reload(self) -> bytes:
+        self._allowed.check(Action.ADMIN, None)
+        await self._factory.reload(f"{self._allowed.user.name} over memcache")
+        return replies.OK
 
     async def _tell_stats(self, command: Stats) -> bytes:
         self._allowed.look_around()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 
 from broker.auth.door import Door
 from broker.core.broker import Broker
+from broker.errors import NothingToReload
 from broker.memcache import stats
 from broker.memcache.connection import MemcacheProtocol
 from broker.memcache.dialect import DEFAULT, Dialect
@@ -18,7 +21,8 @@ class MemcacheFactory(Factory):
 
     `max_message_size` (bytes) bounds a body; the broker's own limit if it is None. `flush_all`: whether that command
     empties every queue, or does nothing and answers the same; a listener beyond loopback wants it off. `door` knows who
-    may come in and what he may do; without one everybody may do everything.
+    may come in and what he may do; without one everybody may do everything. `reload` reads the
+    broker's files again.
     """
 
     noisy = False
@@ -31,11 +35,13 @@ class MemcacheFactory(Factory):
         flush_all: bool = True,
         dialect: Dialect = DEFAULT,
         door: Door | None = None,
+        reload: Callable[[str], Awaitable[object]] | None = None,
     ) -> None:
         self.broker = broker
         self.door = door or Door(broker)
         self.max_message_size = broker.policy.max_message_size if max_message_size is None else max_message_size
         self.flush_all = flush_all
+        self._reload = reload
         self.dialect = dialect
         self.counters = stats.Counters()
         self._connections: set[MemcacheProtocol] = set()
@@ -44,6 +50,12 @@ class MemcacheFactory(Factory):
     def buildProtocol(self, addr: IAddress | None) -> MemcacheProtocol:
         """A client came."""
         return MemcacheProtocol(self)
+
+    async def reload(self, asked: str) -> None:
+        """Read the broker's files again, for whoever asked."""
+        if self._reload is None:
+            raise NothingToReload
+        await self._reload(asked)
 
     def connected(self, connection: MemcacheProtocol) -> None:
         """Count it."""

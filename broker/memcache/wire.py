@@ -30,6 +30,7 @@ from broker.memcache.commands import (
     Malformed,
     Quit,
     Refused,
+    Reload,
     Set,
     Stats,
     Verbosity,
@@ -48,7 +49,7 @@ MAX_LENGTH = 2**31 - 3
 #: Small pieces of an unfinished body are gathered up to this, so that the bound on memory holds byte by byte too.
 PIECE = 64 * 1024
 
-_VERSION, _QUIT = Version(), Quit()
+_VERSION, _QUIT, _RELOAD = Version(), Quit(), Reload()
 _SYNTAX, _UNKNOWN = Malformed(BAD_FORMAT), Malformed(ERROR)
 
 
@@ -313,6 +314,9 @@ class Parser:
     def _stats(self, words: list[bytes]) -> Command:
         return Stats(words[1].lower() if len(words) > 1 else b"")
 
+    def _reload(self, words: list[bytes]) -> Command:
+        return _RELOAD
+
     def _version(self, words: list[bytes]) -> Command:
         return _VERSION
 
@@ -341,6 +345,7 @@ _commands: dict[bytes, Callable[[Parser, list[bytes]], Command | None]] = {
     b"flush": Parser._flush,
     b"flush_all": Parser._flush_all,
     b"stats": Parser._stats,
+    b"reload": Parser._reload,
     b"version": Parser._version,
     b"verbosity": Parser._verbosity,
     b"quit": Parser._quit,
@@ -349,7 +354,7 @@ _commands: dict[bytes, Callable[[Parser, list[bytes]], Command | None]] = {
     # Known to some of memcached, Starling, Kestrel and Darner, and without a payload.
     **dict.fromkeys(
         b"incr decr touch gat gats mg md ma me mn cache_memlimit flush_expired flush_all_expired dump_stats"
-        b" dump_config monitor confirm status reload shutdown".split(),
+        b" dump_config monitor confirm status shutdown".split(),
         Parser._refused,
     ),
 }

@@ -109,13 +109,13 @@ async def test_a_reload_counts_for_who_comes_and_a_bad_file_does_not(tmp_path: P
     async with serving(users=str(path)) as served:
         assert await deferToThread(status, served, "bob", "other") == 200
         write(path, {"carol": entry(password="third")})
-        served.service.reload()
+        await served.service.reloading.reload("test")
         assert await deferToThread(status, served, "bob", "other") == 401
         assert await deferToThread(status, served, "carol", "third") == 200
         path.write_text("[user.eve]\nrights = 5\n")
         with Log() as log:
-            served.service.reload()
-        assert f"SIGHUP: the users stay as they were: {path}: user.eve.rights: expected `object`" in log.text
+            await served.service.reloading.hang_up()
+        assert f"SIGHUP: everything stays as it was: {path}: user.eve.rights: expected `object`" in log.text
         assert await deferToThread(status, served, "carol", "third") == 200
 
 

@@ -29,6 +29,7 @@ from broker.memcache.commands import (
     Malformed,
     Quit,
     Refused,
+    Reload,
     Set,
     Stats,
     Verbosity,
@@ -137,6 +138,7 @@ LINES: list[tuple[bytes, list[Command]]] = [
     (b"mg a v\r\nmn\r\n", [Refused("mg"), Refused("mn")]),
     (b"monitor a 1\r\n", [Refused("monitor")]),
     # the rest
+    (b"reload\r\nRELOAD now\r\n", [Reload(), Reload()]),
     (b"delete a\r\n", [Delete(b"a")]),
     (b"delete a 0\r\n", [Delete(b"a")]),
     (b"delete a noreply\r\n", [Delete(b"a", noreply=True)]),
