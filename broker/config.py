@@ -6,7 +6,8 @@ What a file looks like is in docs/configuration.rst, whose tables are written fr
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+import re
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -130,7 +131,17 @@ def _converted(value: object, kind: type[T], path: str) -> T:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(in_our_words(str(error), path)) from None
+        words = in_our_words(str(error), path)
+        if wrong := re.fullmatch(r"(.*?(\w+)): invalid enum value (.*)", words):
+            words = f"{wrong[1]}: {wrong[3]} is none of {', '.join(_choices(wrong[2], kind))}"
+        raise ConfigError(words) from None
+
+
+def _choices(key: str, kind: type) -> list[str]:
+    """The words that `key` takes, in a `kind` or what is in a file beside it."""
+    hints = next(hints for hints in map(get_type_hints, (kind, Policy, MemcacheListener)) if key in hints)
+    literals = [hints[key], *get_args(hints[key])]  # a Literal, or one of it and None
+    return [f"'{word}'" for literal in literals if get_origin(literal) is Literal for word in get_args(literal)]
 
 
 def _rules(

@@ -351,8 +351,8 @@ def test_data_that_cannot_be_kept_there(data: str, reason: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("option", "reason"),
     [
-        ("--sync=often", "sync: invalid enum value 'often'"),
-        ("--log-level=loud", "log_level: invalid enum value 'loud'"),
+        ("--sync=often", "sync: 'often' is none of 'full', 'normal'"),
+        ("--log-level=loud", "log_level: 'loud' is none of 'debug', 'info', 'warn', 'error'"),
         ("--config=/none.toml", "cannot read /none.toml: No such file or directory"),
     ],
 )
