@@ -90,6 +90,18 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
     reason: str = ""
 
 
+class PublishKey(msgspec.Struct, frozen=True, array_like=True, order=True):
+    """A publish named itself by `key`: sent again before `until`, it is answered, not repeated."""
+
+    lane: int
+    #: The message it became; -1: not known.
+    seq: int
+    #: Of two of a lane that are the same, the one with the later `until` holds.
+    key: str
+    #: When it may be forgotten (us).
+    until: int
+
+
 class Group(msgspec.Struct):
     """What one commit holds: all of it becomes durable, or nothing."""
 
@@ -105,6 +117,8 @@ class Group(msgspec.Struct):
     failures: dict[tuple[int, int], Failure | None] = {}
     #: In order; they hold for the parts and settlements of this same group.
     definitions: list[Definition] = []
+    #: What publishers called the messages of this group's parts.
+    keys: list[PublishKey] = []
     #: The highest stamp given so far.
     last_stamp: int = 0
 
@@ -162,6 +176,8 @@ class Inventory(msgspec.Struct):
     lanes: list[LaneState] = []
     readers: list[ReaderState] = []
     bindings: list[BindingState] = []
+    #: Those of lanes that exist whose `until` is later than `last_stamp`.
+    keys: list[PublishKey] = []
     last_stamp: int = 0
     #: The highest id of each sort ever given, dropped ones included.
     last_ids: dict[str, int] = {}

@@ -19,7 +19,7 @@ from broker.storage.ledger import Ledger
 from broker.storage.quarantine import flaw
 from broker.storage.reading import WHOLE, part_data
 from broker.storage.record import BATCH_BYTES, BATCH_COUNT
-from broker.storage.tables import load
+from broker.storage.tables import decode_keys, load
 from broker.storage.unfolded import Place, Unfolded
 
 #: Problems that are reported one by one; after that they are only counted.
@@ -108,6 +108,11 @@ def _tables(connection: sqlite3.Connection, report: Report) -> None:
     for reader, seq, body in connection.execute("SELECT reader, seq, body FROM exc WHERE body IS NOT NULL"):
         if wrong := flaw(1, body):
             report.problem(f"message {seq} of reader {reader}, kept apart, cannot be read: {wrong}")
+    for id, packed in connection.execute("SELECT id, keys FROM dedup"):
+        try:
+            decode_keys(packed)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            report.problem(f"row {id} of publishers' keys cannot be read: {error}")
     report.quarantined = connection.execute("SELECT count(*) FROM quarantine").fetchone()[0]
 
 

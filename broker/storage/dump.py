@@ -104,6 +104,8 @@ class Entry(_Line, tag="message"):
     max_attempts: int = 0
     delay: int = 0
     target: str = ""
+    group: str = ""
+    key: str = ""
     #: Every queue that has not settled it.
     queues: dict[str, Standing] = {}
 

@@ -6,6 +6,7 @@ start-up: one function for both, so that a restart cannot see anything else than
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import attrs
@@ -24,6 +25,7 @@ from broker.core.store import (
     Group,
     Inventory,
     LaneState,
+    PublishKey,
     ReaderState,
 )
 from broker.errors import StoreRefused
@@ -53,6 +55,14 @@ class Changes:
     failures: set[tuple[int, int]] = attrs.field(factory=set)
 
 
+def take_keys(keys: dict[tuple[int, str], PublishKey], more: Iterable[PublishKey]) -> None:
+    """Add to `keys`; of two with the same lane and key the one with the later end holds."""
+    for key in more:
+        known = keys.get((key.lane, key.key))
+        if known is None or known.until <= key.until:
+            keys[key.lane, key.key] = key
+
+
 class Ledger:
     """The state after the last committed group."""
 
@@ -67,7 +77,9 @@ class Ledger:
         self._bindings_by_source: dict[int, dict[int, BindingState]] = {}
         self.last_stamp = 0
         self.last_ids = dict.fromkeys(ID_SORTS, 0)
-        #: Kept only if asked for; whoever writes a checkpoint takes it and puts an empty one in its place.
+        #: By lane and key: those of the groups since the last checkpoint, or of all without `track`.
+        self.keys: dict[tuple[int, str], PublishKey] = {}
+        #: Kept only if asked for.
         self.changes = Changes() if track else None
         #: Lanes of which more may be freed than when it was last tried.
         self.moved: set[int] = set()
@@ -75,6 +87,11 @@ class Ledger:
         self.lagging: set[int] = set()
         #: Lanes that no longer exist and whose batches are still to be freed.
         self.gone: set[int] = set()
+
+    def checkpointed(self) -> None:
+        """The tables are at this state: nothing differs from them, and they have the keys."""
+        self.changes = Changes()
+        self.keys = {}
 
     # -- before a commit
 
@@ -157,7 +174,12 @@ class Ledger:
                     reader.failures[seq] = Failure(attempts, due, reason)
                 else:
                     reader.failures.pop(seq, None)
+        take_keys(self.keys, directory.keys)
         self.last_stamp = max(self.last_stamp, directory.last_stamp)
+
+    def lasting(self, keys: dict[tuple[int, str], PublishKey]) -> list[PublishKey]:
+        """Those of `keys` that are not to be forgotten yet."""
+        return [key for key in keys.values() if key.until > self.last_stamp and key.lane in self.lanes]
 
     def _touch(self, id: int) -> Reader | None:
         reader = self.readers.get(id)
@@ -315,6 +337,7 @@ class Ledger:
                 for cursor, settled in (x.settled.state(),)
             ],
             [BindingState(x.define, None if x.until is None else dict(x.until)) for x in self.bindings.values()],
+            self.lasting(self.keys),
             self.last_stamp,
             dict(self.last_ids),
             unclean_starts,

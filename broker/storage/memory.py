@@ -6,6 +6,7 @@ A `MemoryStore` outlives its broker: opened again without a `close`, it is what 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from typing import Final
 
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
@@ -15,6 +16,9 @@ from broker.core.store import Batch, Committed, Group, Inventory, IStore, Sizes
 from broker.errors import BrokerError, StoreUnavailable
 from broker.storage import record
 from broker.storage.ledger import Ledger
+
+#: Keys of publishers among which expired ones are not looked for.
+_KEYS: Final = 1024
 
 
 def _base(batch: Batch) -> int:
@@ -38,6 +42,7 @@ class MemoryStore:
         self._held: tuple[Group, Deferred[Committed]] | None = None
         self._opened = False
         self._unclean_starts = 0
+        self._most_keys = _KEYS
 
     # -- the contract
 
@@ -171,5 +176,8 @@ class MemoryStore:
         for row in written.rows:
             if row.lane in ledger.lanes:
                 self._batches.setdefault(row.lane, []).append(Batch(row.lane, row.base, row.count, row.data))
+        if len(ledger.keys) > self._most_keys:
+            ledger.keys = {(key.lane, key.key): key for key in ledger.lasting(ledger.keys)}
+            self._most_keys = 2 * len(ledger.keys) + _KEYS
         self.commits += 1
         return Committed(bases)

@@ -15,7 +15,7 @@ from broker.lock import Lock
 from broker.storage import fold, migrate, reading, writing
 from broker.storage.file import translate, writer_setup
 from broker.storage.fold import Folding
-from broker.storage.ledger import Changes, Ledger
+from broker.storage.ledger import Ledger
 from broker.storage.quarantine import Unreadable
 from broker.storage.tables import load
 from broker.storage.unfolded import Unfolded
@@ -117,7 +117,7 @@ class Offline:
             with self.connection:
                 writing.write_fold(self.connection, folding, self.ledger, self._last)
             self.unfolded.forget(folding.upto)
-            self.ledger.changes = Changes()
+            self.ledger.checkpointed()
 
     def finish(self) -> None:
         """As a clean stop of a broker leaves it."""

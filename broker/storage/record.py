@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from broker.core.message import Message, array_header, pack
-from broker.core.store import Definition, Group
+from broker.core.store import Definition, Group, PublishKey
 from broker.errors import ConfigError, StoreRefused
 
 #: The version of the record's layout; a directory's second byte.
@@ -69,8 +69,7 @@ class Directory(msgspec.Struct, array_like=True):
     jumps: list[tuple[int, int]] = []
     #: ``[reader, seq, attempts, due, reason]``; attempts and due both 0: it no longer matters.
     failures: list[tuple[int, int, int, int, str]] = []
-    #: ``[lane, seq, key, until]``: keys of publishers, against doubles. Nothing writes them yet.
-    keys: list[tuple[int, int, str, int]] = []
+    keys: list[PublishKey] = []
     definitions: list[Definition] = []
 
 
@@ -88,8 +87,11 @@ _decode_raw = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
 
 def encode(directory: Directory) -> bytes:
-    """The stored form of a directory."""
-    return _encode(directory)
+    """The stored form of a directory; raises `StoreRefused` for what has none."""
+    try:
+        return _encode(directory)
+    except (OverflowError, TypeError, ValueError, msgspec.MsgspecError) as error:
+        raise StoreRefused(f"this cannot be stored: {error}") from error
 
 
 def decode(data: bytes) -> Directory:
@@ -134,7 +136,15 @@ def _rows(lane: int, base: int, before: int, messages: list[Message], packed: by
 
 def empty(group: Group) -> bool:
     """True if a commit of it would change nothing (a stamp alone is nothing: no message has it)."""
-    return not (group.parts or group.settled or group.jumps or group.reserved or group.failures or group.definitions)
+    return not (
+        group.parts
+        or group.settled
+        or group.jumps
+        or group.reserved
+        or group.failures
+        or group.definitions
+        or group.keys
+    )
 
 
 def build(group: Group, bases: dict[int, int], before: dict[int, int]) -> Record:
@@ -178,4 +188,4 @@ def _directory(group: Group, parts: list[Part]) -> Directory:
         for (reader, seq), failure in group.failures.items()
     ]
     jumps = list(group.jumps.items())
-    return Directory(VERSION, group.last_stamp, parts, settled, jumps, failures, [], group.definitions)
+    return Directory(VERSION, group.last_stamp, parts, settled, jumps, failures, group.keys, group.definitions)

@@ -28,7 +28,7 @@ from broker.storage import fold, freeing, quarantine, reading, record, straggler
 from broker.storage.checkpoints import Checkpoints
 from broker.storage.file import DataFile
 from broker.storage.fold import Folding
-from broker.storage.ledger import Changes, Ledger
+from broker.storage.ledger import Ledger
 from broker.storage.quarantine import Flaws, Unreadable
 from broker.storage.record import Directory
 from broker.storage.reserve import RESERVE, Reserve
@@ -294,7 +294,7 @@ class SQLiteStore:
 
     def _folded(self, folding: Folding) -> None:
         self._unfolded.forget(folding.upto)
-        self._ledger.changes = Changes()
+        self._ledger.checkpointed()
         # What was settled since the preparation is in batches now, and may be freed.
         self._ledger.moved.update(row.lane for row in folding.rows if row.lane in self._ledger.lanes)
         if folding.unreadable:
@@ -373,7 +373,7 @@ class SQLiteStore:
         if found:
             stragglers.mark(self._ledger, found)
             passed = await self._file.make_room(stragglers.write, found, self._ledger, self._last)
-            self._ledger.changes = Changes()
+            self._ledger.checkpointed()
             stragglers.apply(self._ledger, found, passed)
 
     async def _measure(self) -> Sizes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -10,11 +11,11 @@ import msgspec
 from broker.core.bits import CHUNK
 from broker.core.destination import Kind
 from broker.core.policy import BindingPolicy
-from broker.core.store import BindingState, DefineBinding, DefineDestination, Failure
+from broker.core.store import BindingState, DefineBinding, DefineDestination, Failure, PublishKey
 from broker.errors import ConfigError
 from broker.storage import quarantine, record
 from broker.storage.lane import Lane, Reader
-from broker.storage.ledger import FAR, ID_SORTS, Changes, Ledger
+from broker.storage.ledger import FAR, ID_SORTS, Changes, Ledger, take_keys
 from broker.storage.record import Row
 from broker.storage.settled import Settled
 from broker.storage.unfolded import Unfolded
@@ -24,6 +25,10 @@ _INSERT_BATCH: Final = (
 )
 _pack_marks = msgspec.msgpack.Encoder().encode
 _unpack_marks = msgspec.msgpack.Decoder(dict[int, int]).decode
+#: Keys of publishers in a row of ``dedup``: about 50 KB.
+KEYS: Final = 1024
+_encode_keys = msgspec.msgpack.Encoder().encode
+decode_keys = msgspec.msgpack.Decoder(list[PublishKey]).decode
 
 
 def insert_batches(connection: sqlite3.Connection, rows: list[Row]) -> None:
@@ -83,6 +88,7 @@ def write_checkpoint(connection: sqlite3.Connection, ledger: Ledger, changes: Ch
         "INSERT OR REPLACE INTO binding VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [_binding_row(ledger.bindings[id]) for id in sorted(changes.bindings) if id in ledger.bindings],
     )
+    _write_keys(connection, ledger)
     many(
         "UPDATE meta SET value = ? WHERE key = ?",
         [
@@ -124,6 +130,35 @@ def _write_failures(connection: sqlite3.Connection, ledger: Ledger, changes: Cha
         "DO UPDATE SET attempts = excluded.attempts, due = excluded.due, reason = excluded.reason",
         stored,
     )
+
+
+def _write_keys(connection: sqlite3.Connection, ledger: Ledger) -> None:
+    """Write the new keys, and delete rows in which all may be forgotten: always more of them than are written."""
+    connection.execute(
+        "DELETE FROM dedup WHERE id IN (SELECT id FROM dedup WHERE until <= ? ORDER BY until LIMIT ?)",
+        (ledger.last_stamp, 64 + 2 * len(ledger.keys) // KEYS),
+    )
+    keys = sorted(ledger.lasting(ledger.keys), key=lambda key: key.until)
+    connection.executemany(
+        "INSERT INTO dedup (until, keys) VALUES (?, ?)",
+        [
+            (some[-1].until, _encode_keys(some))
+            for some in (keys[first : first + KEYS] for first in range(0, len(keys), KEYS))
+        ],
+    )
+
+
+def load_keys(connection: sqlite3.Connection, ledger: Ledger) -> list[PublishKey]:
+    """All keys that are not to be forgotten yet.
+
+    Rows that cannot be read are left out: better that a message could come twice than that none can come.
+    """
+    keys: dict[tuple[int, str], PublishKey] = {}
+    for (packed,) in connection.execute("SELECT keys FROM dedup ORDER BY id"):
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            take_keys(keys, decode_keys(packed))
+    take_keys(keys, ledger.keys.values())
+    return ledger.lasting(keys)
 
 
 def _binding_row(binding: BindingState) -> tuple[object, ...]:
@@ -187,11 +222,11 @@ def load(connection: sqlite3.Connection) -> tuple[Ledger, Unfolded, int]:
             id, queue, source, _unpack_marks(start), BindingPolicy(*policy), filter_name, filter_text, bool(follows)
         )
         ledger.add_binding(BindingState(define, None if until is None else _unpack_marks(until)))
-    ledger.changes = Changes()
+    changes = ledger.changes = Changes()
     for id in moved:
-        ledger.changes.readers.add(id)
+        changes.readers.add(id)
         over = range(cursors[id] // CHUNK, ledger.readers[id].settled.cursor // CHUNK + 1)
-        ledger.changes.chunks.update((id, chunk) for chunk in over)
+        changes.chunks.update((id, chunk) for chunk in over)
     last = meta["checkpoint"]
     for cid, directory, size in connection.execute("SELECT cid, dir, length(data) FROM rec ORDER BY cid"):
         try:

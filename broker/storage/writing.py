@@ -13,7 +13,7 @@ from broker.storage.ledger import Changes, Ledger
 from broker.storage.reading import pages
 from broker.storage.record import Directory
 from broker.storage.reserve import Reserve
-from broker.storage.tables import insert_batches, load, write_checkpoint
+from broker.storage.tables import insert_batches, load, load_keys, write_checkpoint
 from broker.storage.unfolded import Unfolded
 
 #: Bytes by which the file is shortened at a time; moving its pages takes up to twice that in the log.
@@ -29,6 +29,7 @@ def start(connection: sqlite3.Connection, path: str) -> tuple[Ledger, Unfolded, 
         ledger, unfolded, last = load(connection)
         unclean = connection.execute("SELECT value FROM meta WHERE key = 'unclean_starts'").fetchone()[0]
         inventory = ledger.inventory(unclean)
+        inventory.keys = load_keys(connection, ledger)
     finally:
         if collecting:
             gc.enable()

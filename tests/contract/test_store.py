@@ -27,6 +27,7 @@ from broker.core.store import (
     Inventory,
     IStore,
     LaneState,
+    PublishKey,
     ReaderState,
 )
 from broker.errors import StoreRefused, StoreUnavailable
@@ -216,6 +217,31 @@ async def test_a_failure_of_a_settled_message_is_forgotten(kept: Kept) -> None:
     await kept.commit(Group(parts={1: messages(0, 3)}, definitions=queue_of(1), settled={1: [(1, 2)]}))
     await kept.commit(Group(failures={(1, 1): Failure(1), (1, 2): Failure(1)}, settled={1: [(2, 3)]}))
     assert (await kept.crash()).readers[0].failures == {}
+
+
+@tx()
+async def test_keys_of_publishers_come_back_until_they_may_be_forgotten(kept: Kept) -> None:
+    keys = [PublishKey(1, 0, "a", 1010), PublishKey(1, 1, "é" * 100, 9999), PublishKey(2, 0, "a", 1003)]
+    parts = {1: messages(0, 2), 2: messages(2, 1)}
+    await kept.commit(Group(parts=parts, keys=keys, definitions=[*queue_of(1), *queue_of(2)], last_stamp=1002))
+    assert sorted((await kept.crash()).keys) == sorted(keys)
+    await kept.commit(Group(keys=[PublishKey(1, 7, "a", 1020)]))
+    await kept.commit(Group(parts={1: messages(3, 1)}, last_stamp=1003))
+    for _ in range(2):
+        assert sorted((await kept.crash()).keys) == [PublishKey(1, 1, "é" * 100, 9999), PublishKey(1, 7, "a", 1020)]
+        await kept.store.close()
+    await kept.crash()
+    await kept.commit(Group(definitions=[DropQueue(1)]))
+    assert (await kept.crash()).keys == []
+
+
+@tx()
+async def test_a_key_that_cannot_be_stored_is_refused(kept: Kept) -> None:
+    await kept.commit(Group(definitions=queue_of(1)))
+    for bad in (PublishKey(1, 0, "\ud800", 5), PublishKey(1, 0, "a", 1 << 70)):
+        with pytest.raises(StoreRefused):
+            await kept.commit(Group(parts={1: messages(0, 1)}, keys=[bad]))
+    assert await kept.commit(Group(parts={1: messages(0, 1)})) == {1: 0}
 
 
 @tx()

@@ -145,7 +145,7 @@ def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
         result(store.open())
         result(store.commit(Group(definitions=queue_of(1))))
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-        resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (800_000, hard))
         count = 0
         try:
             while True:

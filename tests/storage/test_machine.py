@@ -27,6 +27,7 @@ from broker.core.store import (
     Failure,
     Group,
     Inventory,
+    PublishKey,
 )
 from broker.errors import StoreUnavailable
 from broker.storage import check as checking
@@ -64,6 +65,7 @@ LIMITS = [
     (stragglers, "TOTAL", 9),
     (stragglers, "SLICE", 5),
     (stragglers, "SLICE_BYTES", 300),
+    (tables, "KEYS", 2),
     (unfolded, "FOLD_BYTES", 1500),
     (unfolded, "FOLD_PARTS", 8),
     (unfolded, "FOLD_RECORDS", 5),
@@ -148,6 +150,10 @@ class Stores(RuleBasedStateMachine):
                 group.failures[reader.id, data.draw(st.integers(0, end - 1))] = failure
             elif what == "reserve":
                 group.reserved[reader.id] = data.draw(st.integers(0, end + 512))
+        for lane in group.parts:
+            for key in data.draw(st.lists(st.sampled_from("abcdé"), max_size=3)):
+                until = self.stamp + data.draw(st.integers(-1, 30))
+                group.keys.append(PublishKey(lane, data.draw(st.integers(0, nexts[lane] - 1)), key, until))
         return group
 
     # -- definitions wait for the next group
@@ -301,6 +307,8 @@ class Stores(RuleBasedStateMachine):
         for mine, other in zip(ours.lanes, theirs.lanes, strict=True):
             assert mine.low <= mine.next
             mine.low = other.low = 0
+        ours.keys.sort()
+        theirs.keys.sort()
         assert ours == theirs
 
     # -- what holds
@@ -311,6 +319,7 @@ class Stores(RuleBasedStateMachine):
         ledger = self.sqlite._ledger.inventory(0)
         for mine, other in zip(ledger.lanes, inventory.lanes, strict=True):
             mine.low = other.low = 0
+        ledger.keys, inventory.keys = [], []  # most of ours are in the tables: a restart compares them
         assert ledger == inventory
         for lane in inventory.lanes:
             wanted: set[int] = set()

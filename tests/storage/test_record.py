@@ -21,6 +21,7 @@ from broker.core.store import (
     EndBinding,
     Failure,
     Group,
+    PublishKey,
 )
 from broker.errors import ConfigError, StoreRefused
 from broker.storage import record
@@ -58,6 +59,7 @@ groups = st.builds(
     reserved=marks,
     failures=st.dictionaries(st.tuples(ids, seqs), st.none() | st.builds(Failure, small, small, text), max_size=3),
     definitions=st.lists(definitions, max_size=4),
+    keys=st.lists(st.builds(PublishKey, ids, seqs, text, small), max_size=3),
     last_stamp=small,
 )
 
@@ -69,6 +71,7 @@ def test_what_a_group_says_can_be_read_back(group: Group, base: int, before: int
     assert record.encode(said) == record.encode(written.directory)
     assert (said.version, said.last_stamp, said.definitions) == (1, group.last_stamp, group.definitions)
     assert dict(said.jumps) == group.jumps
+    assert said.keys == group.keys
     assert {entry[0]: entry[1] for entry in said.settled if entry[1]} == {r: m for r, m in group.reserved.items() if m}
     pairs = {entry[0]: list(zip(entry[2::2], entry[3::2], strict=True)) for entry in said.settled if len(entry) > 2}
     assert pairs == {reader: ranges for reader, ranges in group.settled.items() if ranges}
