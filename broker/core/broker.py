@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -17,6 +17,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from broker.core.clock import Delays
+from broker.core.consumers import Line, Subscription
 from broker.core.delivery import Delivery
 from broker.core.destination import Destination, Kind, check_name
 from broker.core.directory import Directory
@@ -26,11 +27,12 @@ from broker.core.message import Message
 from broker.core.moving import Moving
 from broker.core.policy import BindingPolicy, Policies, Policy
 from broker.core.publishing import Published, Publishing
-from broker.core.queue import Queue, Subscription
+from broker.core.queue import Queue
 from broker.core.settlement import Settlement
 from broker.core.stats import BrokerStats, QueueStats, stats_of
 from broker.core.store import IStore
 from broker.core.supply import Supply
+from broker.core.taking import Taking
 from broker.core.topic import live_subscription
 from broker.core.transaction import Transaction
 from broker.core.window import Budget
@@ -76,6 +78,7 @@ class Broker:
             clock, self.now, self._directory, self._journal, self._publishing, self.stats, self._supply.changed
         )
         self._supply.move = self._moving.move
+        self._taking = Taking(clock, self.now, self._directory, self._supply, self._forget)
         self._freeing = Freeing(store, clock)
 
     # -- life
@@ -92,7 +95,7 @@ class Broker:
             gc.freeze()
         self._publishing.stamp = inventory.last_stamp
         self.stats.started = self._wall()
-        self._settlement.restore(inventory)
+        await self._settlement.restore(inventory)
         self._delays.start()
         for queue in self._directory.queues.values():
             if queue.policy.max_idle:
@@ -109,7 +112,7 @@ class Broker:
         self.policy = policies.default
         self._directory.policies = policies
         for number, queue in enumerate(list(self._directory.queues.values()), 1):
-            queue.policy = policies.of(queue.name)
+            queue.follow(policies.of(queue.name))
             self._supply.changed(queue)
             if number % _RELOAD_SLICE == 0:
                 await deferLater(self.clock, 0)
@@ -154,18 +157,29 @@ class Broker:
     # -- taking
 
     def subscribe(
-        self, destination: Destination, deliver: Callable[[Delivery], None], *, prefetch: int
+        self,
+        destination: Destination,
+        deliver: Callable[[Delivery], None],
+        *,
+        prefetch: int,
+        priority: int = 0,
+        reliable: bool = True,
+        accepts: Callable[[Message], bool] | None = None,
     ) -> Subscription:
         """Deliver to `deliver` from now on: what is in a queue, or what a topic gets while this subscription lasts.
 
-        Never more than `prefetch` unsettled at a time, and never before this call has returned.
+        Never more than `prefetch` unsettled at a time, and never before this call has returned. Of several that have
+        credit those with the highest `priority` are served first; `reliable` ones ack what they have worked on. With
+        `accepts`, a selector, it gets only what that is true of.
         """
         if destination.kind is Kind.TOPIC:
             subscription = live_subscription(destination, deliver, prefetch, self.policy)
             self._publishing.live.setdefault(destination, {})[subscription] = None
             return subscription
         queue = self._directory.queue(destination.name)
-        subscription = Subscription(queue, destination, deliver, prefetch)
+        subscription = Subscription(
+            queue, destination, deliver, prefetch, priority=priority, reliable=reliable, line=accepts and Line(accepts)
+        )
         self._supply.use(queue)
         queue.attach(subscription)
         self._supply.pump_soon(queue)
@@ -191,68 +205,20 @@ class Broker:
             del live[subscription.destination]
         self._forget(subscription.queue)
 
-    async def take(self, queue: str, *, wait: float = 0.0, leased: bool = False, lease: int = 0) -> Delivery | None:
-        """One message of `queue`, now or within `wait` seconds; None if there is none.
+    async def take(
+        self, queue: str | Sequence[str], *, wait: float = 0.0, leased: bool = False, lease: int = 0
+    ) -> Delivery | None:
+        """One message of `queue`, or of the first of several that has one, now or within `wait` seconds; None: none.
 
         `leased`: the loan ends by itself, after `lease` ms or what the message, its binding or the policy say, and a
         restart keeps it. Otherwise it lasts until ack, nack or release. Those who wait are served in order; whoever
         is cancelled while waiting loses no message.
         """
-        if wait <= 0 and queue not in self._directory.queues:
-            return None
-        taken = self._directory.queue(check_name(queue))
-        self._supply.use(taken)
-        if not taken.wanted:
-            delivery = taken.lend(self.now(), None, leased, lease)
-            self._supply.fetch(taken)
-            if delivery is not None:
-                self._supply.lent(delivery)
-                return delivery
-        arrived: Deferred[Delivery | None] = Deferred()
-        waiter = Subscription(
-            taken, taken.destination, arrived.callback, prefetch=1, leased=leased, lease=lease, once=True
-        )
-        waiter.missed = (lambda: arrived.callback(None)) if wait <= 0 else None
-        waiter.refused = arrived.errback if wait <= 0 else None
-        taken.attach(waiter)
-        timer = None
-        try:
-            self._supply.pump(taken)
-            if not arrived.called and wait > 0:
-                timer = self.clock.callLater(wait, arrived.callback, None)
-            delivery = await arrived
-            if delivery is not None:
-                delivery.subscription = None
-            return delivery
-        finally:
-            if timer is not None and timer.active():
-                timer.cancel()
-            waiter.queue.detach(waiter)
-            self._forget(waiter.queue)
+        return await self._taking.take([queue] if isinstance(queue, str) else queue, wait, leased, lease)
 
     async def peek(self, queue: str, *, wait: float = 0.0) -> Delivery | None:
         """The message that would be delivered next, without taking it; waits like `take`."""
-        if wait <= 0 and queue not in self._directory.queues:
-            return None
-        timer = self.clock.callLater(wait, lambda: self._supply.looked(looked)) if wait > 0 else None
-        try:
-            while True:
-                looked = self._directory.queue(check_name(queue))
-                self._supply.use(looked)
-                found = looked.head(self.now())
-                if found is not None:
-                    self._supply.flush(looked)
-                    delivery = found[0].look(found[1], found[2])
-                    delivery.lease = looked.lease_of(*found)
-                    return delivery
-                if not looked.lacks and (timer is None or not timer.active()):
-                    return None
-                changed = self._supply.look(looked)  # before the fetch, which may be over at once
-                self._supply.fetch(looked)
-                await changed
-        finally:
-            if timer is not None and timer.active():
-                timer.cancel()
+        return await self._taking.peek(queue, wait)
 
     # -- settling
 

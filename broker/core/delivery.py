@@ -10,7 +10,7 @@ from broker.core.destination import Destination
 from broker.core.message import Message
 
 if TYPE_CHECKING:
-    from broker.core.queue import Subscription
+    from broker.core.consumers import Subscription
     from broker.core.reader import Reader
 
 
@@ -37,6 +37,8 @@ class Delivery:
     delayed: bool = False
     #: Its consumer is gone while the transaction is being committed.
     orphaned: bool = False
+    #: The message group it keeps busy.
+    group: str = ""
 
     @property
     def id(self) -> int:

@@ -41,6 +41,10 @@ class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     delay: int = 0
     #: Where a delayed message goes when it is due, as ``/queue/orders``; empty for all others.
     target: str = ""
+    #: Messages with the same one go to one consumer at a time where the policy says ``groups``; empty: it has none.
+    group: str = ""
+    #: The producer's name for this publish: the same one again within ``dedup_window`` is not stored twice.
+    key: str = ""
 
     @property
     def size(self) -> int:

@@ -9,12 +9,13 @@ import msgspec
 from twisted.internet.defer import Deferred, succeed
 
 from broker.core.conditions import Subject
+from broker.core.consumers import Subscription
 from broker.core.destination import Destination, Kind
 from broker.core.directory import Directory, Log
 from broker.core.journal import Append, Journal, Unit
 from broker.core.message import Message
 from broker.core.policy import Policy
-from broker.core.queue import Queue, Subscription
+from broker.core.queue import Queue
 from broker.core.reader import Reader
 from broker.core.stats import BrokerStats
 from broker.core.topic import offer

@@ -7,49 +7,24 @@ fetches that and asks again.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+import random
+from collections.abc import Iterator
 
 import attrs
 
 from broker.core.binding import Binding
+from broker.core.consumers import Consumers, Line, Subscription
 from broker.core.delivery import Delivery
 from broker.core.destination import Destination
+from broker.core.groups import Groups
 from broker.core.message import Message
 from broker.core.policy import Policy
 from broker.core.reader import Reader
+from broker.core.scan import MAX_EXAMINED, Scan
 from broker.errors import BrokerError
 
 #: Expired messages on their way to another queue, in memory. While that takes none, what lies behind so many waits.
 MAX_LEAVING = 1_000
-
-
-@attrs.define(eq=False)
-class Subscription:
-    """A standing wish for messages, with credit: `prefetch` less what is unsettled."""
-
-    queue: Queue
-    #: What the consumer asked for: the queue's destination, or the topic's for a live subscriber.
-    destination: Destination
-    #: Called with each message put on loan to it.
-    deliver: Callable[[Delivery], None]
-    prefetch: int
-    #: Loans end by themselves (HTTP), after `lease` ms if that is not 0.
-    leased: bool = False
-    lease: int = 0
-    #: Wants one message, and is over then.
-    once: bool = False
-    #: Of one that does not wait: called when there is nothing for it, or it cannot be fetched now.
-    missed: Callable[[], None] | None = None
-    refused: Callable[[BrokerError], None] | None = None
-    unsettled: dict[Delivery, None] = attrs.field(factory=dict)
-    paused: bool = False
-    closed: bool = False
-
-    @property
-    def credit(self) -> int:
-        """How many more deliveries it takes now."""
-        return 0 if self.paused or self.closed else self.prefetch - len(self.unsettled)
 
 
 @attrs.define(eq=False)
@@ -96,7 +71,7 @@ class Queue:
     id: int = 0
     readers: list[Reader] = attrs.field(factory=list)
     bindings: dict[Destination, Binding] = attrs.field(factory=dict)
-    subscriptions: dict[Subscription, None] = attrs.field(factory=dict)
+    consumers: Consumers = attrs.field(factory=Consumers)
     #: Messages accepted and not yet committed.
     incoming: int = 0
     counts: Counts = attrs.field(factory=Counts)
@@ -106,8 +81,17 @@ class Queue:
     used: int = 0
     #: After two crashes in a row, messages that may have caused them go out one at a time.
     cautious: bool = False
-    #: Readers whose next message must be loaded, or reserved, before anything more can be delivered.
-    lacks: list[Reader] = attrs.field(factory=list)
+    #: Scans whose next message must be loaded, or reserved, before anything more can be delivered.
+    lacks: list[Scan] = attrs.field(factory=list)
+    #: Messages looked at since `rested`, and whether there are more to look at in a later reactor turn.
+    examined: int = 0
+    unfinished: bool = False
+    #: Until when nothing is delivered because of ``rate`` (us); and the deliveries it allows at this moment.
+    resting_until: int = 0
+    _allowed: float = 0.0
+    _allowed_at: int = 0
+    #: The busy message groups; None: the queue has no groups.
+    groups: Groups | None = None
     #: Settled by the queue itself and not yet told to the store, with the reason (expired, rejected, max_attempts).
     settled: list[tuple[Reader, int, str]] = attrs.field(factory=list)
     #: To be moved elsewhere, not yet begun.
@@ -116,7 +100,11 @@ class Queue:
     leaving: int = 0
     #: Why a message that should leave it stays; empty while nothing holds it.
     blocked: str = ""
-    _willing: OrderedDict[Subscription, None] = attrs.field(factory=OrderedDict)
+    #: Why what waits is not looked at; empty while it is.
+    stuck: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        self.follow(self.policy)
 
     # -- what there is
 
@@ -144,7 +132,12 @@ class Queue:
     @property
     def wanted(self) -> bool:
         """True while somebody waits for its messages."""
-        return bool(self._willing)
+        return bool(self.consumers)
+
+    @property
+    def subscriptions(self) -> dict[Subscription, None]:
+        """Its consumers, the oldest first."""
+        return self.consumers.all
 
     @property
     def idle(self) -> bool:
@@ -161,27 +154,43 @@ class Queue:
                 expires = message.stamp + ttl * 1000
         return expires
 
+    def follow(self, policy: Policy) -> None:
+        """From now on this policy holds."""
+        self.policy = policy
+        if policy.groups and self.groups is None:
+            self.groups = Groups()
+            for delivery in self.loans():
+                self.group_taken(delivery)
+        elif not policy.groups and self.groups is not None:
+            self.groups = None
+            for delivery in self.loans():
+                delivery.group = ""
+            for reader in self.readers:
+                reader.evict()  # what was passed over is to be found again
+
     # -- consumers
 
     def attach(self, subscription: Subscription) -> None:
         """Deliver to `subscription` from now on, after those who wait already."""
-        self.subscriptions[subscription] = None
-        self.credited(subscription)
+        self.consumers.attach(subscription)
 
     def detach(self, subscription: Subscription) -> None:
         """Deliver nothing more to it. What it has on loan it keeps."""
         subscription.closed = True
-        self.subscriptions.pop(subscription, None)
-        self._willing.pop(subscription, None)
+        self.consumers.detach(subscription)
+        if subscription.line is not None:
+            subscription.line.close()
 
     def credited(self, subscription: Subscription) -> None:
         """It may have credit again."""
-        if subscription.credit > 0:
-            self._willing.setdefault(subscription)
+        self.consumers.credited(subscription)
+        if self.groups is not None:
+            for group in self.groups.credited(subscription):
+                self._stir(group)
 
     def miss(self, error: BrokerError | None) -> None:
         """Nothing is here for those who do not wait; `error`: it cannot be fetched now."""
-        for subscription in [s for s in self._willing if s.missed is not None]:
+        for subscription in self.consumers.in_no_hurry():
             self.detach(subscription)
             if error is None and subscription.missed is not None:
                 subscription.missed()
@@ -190,77 +199,157 @@ class Queue:
 
     # -- delivering
 
-    def head(self, now: int) -> tuple[Reader, int, Message] | None:
+    def rest(self) -> None:
+        """A reactor turn begins: so many messages may be looked at again."""
+        self.examined = 0
+        self.unfinished = False
+
+    def examine(self) -> bool:
+        """One more message was looked at in vain; True: it is enough for this reactor turn."""
+        self.examined += 1
+        if self.examined >= MAX_EXAMINED:
+            self.unfinished = True
+        return self.unfinished
+
+    def head(self, now: int, line: Line | None = None) -> tuple[Reader, int, Message] | None:
         """The next message to deliver: lowest priority number first, then the oldest.
 
-        Expired ones are settled on the way. None: there is none, or it must be loaded first (`lacks`).
+        Expired ones are settled on the way, those of busy groups passed over. None: there is none, or it must be
+        loaded first (`lacks`), or there is more to look at in a later reactor turn (`unfinished`).
         """
         self.lacks.clear()
+        self.stuck = ""
         best: tuple[int, int, Reader, int, Message] | None = None
-        unloaded: list[tuple[int, Reader]] = []
+        unloaded: list[tuple[int, Scan]] = []
         for reader in self.readers:
-            while found := reader.head():
+            scan = reader.scan if line is None else line.scan(reader)
+            while not self.unfinished and (found := scan.head()):
                 seq, message = found
                 expires = self.expires(reader, seq, message)
                 if expires and now >= expires:
                     if self.policy.expire_to and self.leaving >= MAX_LEAVING:
                         break
-                    self.counts.expired += 1
-                    self._retire(reader.lend(seq, message, None, 0, 0), "expired")
+                    self.expire(reader, seq, message)
                 elif reader.failed and self._exhausted(reader, seq, message):
                     self._retire(reader.lend(seq, message, None, 0, 0), "max_attempts")
+                elif self.groups is not None and message.group and not self.groups.allows(message.group, line):
+                    if scan.passed_over >= self.policy.max_scan:
+                        self.stuck = f"max_scan: {scan.passed_over} messages of busy groups lie before what follows"
+                        break
+                    scan.set_aside(seq, message.group, message)
                 else:
                     place = (reader.priority_of(seq), message.stamp, reader, seq, message)
                     if best is None or place[:2] < best[:2]:
                         best = place
                     break
+                self.examine()
             else:
-                if reader.behind:
-                    unloaded.append((reader.priority_of(reader.pointer), reader))
-        self.lacks += [reader for priority, reader in unloaded if best is None or priority <= best[0]]
+                if scan.lacks:
+                    unloaded.append((reader.priority_of(scan.pointer), scan))
+        if self.unfinished:
+            return None
+        self.lacks += [scan for priority, scan in unloaded if best is None or priority <= best[0]]
         if best is None or self.lacks:
             return None
         return best[2:]
 
     def pair(self, now: int) -> Delivery | None:
         """Put the next message on loan to the next consumer with credit; None: no pair, or something `lacks`."""
-        willing = self._willing
-        while willing:
-            subscription = next(iter(self.subscriptions if self.policy.exclusive else willing))
-            if self.policy.exclusive and subscription not in willing:
-                return None
+        if self.policy.exclusive:
+            oldest = self.consumers.first()
+            return self._served(now, oldest) if oldest is not None else None
+        lacking: list[Scan] = []
+        in_vain = False
+        highest: int | None = None
+        for subscription in self.consumers.in_turn(self.policy.scheduler):
+            if highest is not None and subscription.priority < highest:
+                break  # what is being loaded may be for one of a higher priority
             if subscription.credit <= 0:
-                del willing[subscription]
-                continue
-            delivery = self.lend(now, subscription, subscription.leased, subscription.lease)
-            if delivery is None:
-                return None
-            subscription.unsettled[delivery] = None
-            if subscription.credit > 0:
-                willing.move_to_end(subscription)
-            else:
-                del willing[subscription]
-            return delivery
+                self.consumers.exhausted(subscription)
+            elif subscription.line is not None or not in_vain:
+                delivery = self._served(now, subscription)
+                if delivery is not None:
+                    return delivery
+                if self.lacks:
+                    lacking += self.lacks
+                    highest = subscription.priority
+                in_vain = in_vain or subscription.line is None  # for all others in that line too
+        self.lacks = lacking
         return None
 
+    def _served(self, now: int, subscription: Subscription) -> Delivery | None:
+        delivery = self.lend(now, subscription, subscription.leased, subscription.lease)
+        if delivery is not None and delivery.subscription is not None:
+            delivery.subscription.unsettled[delivery] = None
+            self.consumers.served(delivery.subscription)
+        return delivery
+
     def lend(self, now: int, subscription: Subscription | None, leased: bool, lease: int) -> Delivery | None:
-        """Put the next message on loan, with a deadline if `leased`; None: none, or something `lacks`."""
-        found = self.head(now)
+        """Put the next message on loan, with a deadline if `leased`; None: none, or something `lacks`.
+
+        A message whose group somebody holds goes to him, whoever's turn it is.
+        """
+        line = subscription.line if subscription is not None else None
+        found = self.head(now, line)
         if found is None:
             return None
         reader, seq, message = found
         if seq >= reader.reserved:
-            self.lacks.append(reader)
+            self.lacks.append(reader.scan if line is None else line.scan(reader))
             return None
         if self.policy.paused or (self.policy.max_on_loan and self.on_loan >= self.policy.max_on_loan):
             return None
         if self.cautious and seq < reader.crashed_below and any(r.on_loan for r in self.readers):
             return None
+        if self.policy.rate and not self._rate_allows(now):
+            return None
+        if self.groups is not None and message.group and subscription is not None:
+            subscription = self.groups.holder(message.group) or subscription
+            leased, lease = subscription.leased, subscription.lease
         length = self.lease_of(reader, seq, message, lease) if leased else 0
         delivery = reader.lend(seq, message, subscription, now + length * 1000 if leased else 0, length)
+        if self.groups is not None:
+            self.group_taken(delivery)
         self.counts.delivered += 1
         self.last_age = max(now - message.stamp, 0) // 1000
         return delivery
+
+    def _rate_allows(self, now: int) -> bool:
+        """True if ``rate`` allows a delivery now; else `resting_until` says when it will."""
+        rate = self.policy.rate
+        if now != self._allowed_at:
+            gained = (now - self._allowed_at) * rate / 1e6 if now > self._allowed_at else 0.0
+            self._allowed = min(self._allowed + gained, rate)
+            self._allowed_at = now
+        if self._allowed < 1:
+            self.resting_until = now + int((1 - self._allowed) * 1e6 / rate) + 1
+            return False
+        self._allowed -= 1
+        return True
+
+    def expire(self, reader: Reader, seq: int, message: Message) -> None:
+        """A message that is free has waited too long."""
+        self.counts.expired += 1
+        self._retire(reader.lend(seq, message, None, 0, 0), "expired")
+
+    # -- message groups
+
+    def group_taken(self, delivery: Delivery) -> None:
+        """A message is on loan, or held back: it keeps its group busy."""
+        delivery.group = delivery.message.group or delivery.group
+        if delivery.group and self.groups is not None:
+            self.groups.take(delivery.group, delivery.subscription)
+
+    def _group_given(self, delivery: Delivery) -> None:
+        if delivery.group and self.groups is not None:
+            self.groups.give(delivery.group)
+            self._stir(delivery.group)
+            delivery.group = ""
+
+    def _stir(self, group: str) -> None:
+        for reader in self.readers:
+            for scan in reader.scans:
+                scan.stir(group)
 
     def lease_of(self, reader: Reader, seq: int, message: Message, wish: int = 0) -> int:
         """The length of a loan that ends by itself (ms): the consumer's wish, the message's, the binding's, ours."""
@@ -280,6 +369,7 @@ class Queue:
 
         `hidden_until`: when it may be delivered again (us).
         """
+        group = delivery.group
         self.unlink(delivery)
         delivery.attempts += counted
         if not counted:
@@ -292,15 +382,31 @@ class Queue:
             self._retire(delivery, "max_attempts")
             return False
         if hidden_until:
-            delivery.reader.hide(delivery, hidden_until)
+            hidden = delivery.reader.hide(delivery, hidden_until)
+            hidden.group = group
+            if self.groups is not None:
+                self.group_taken(hidden)
         else:
             delivery.reader.give_back(delivery, delivery.attempts)
         return True
 
     def backoff(self, attempts: int) -> int:
         """How long a message is hidden after its failure number `attempts` (ms)."""
-        steps = self.policy.backoff
-        return steps[min(attempts, len(steps)) - 1] if steps else 0
+        steps, jitter = self.policy.backoff, self.policy.jitter / 100
+        wait = steps[min(attempts, len(steps)) - 1] if steps else 0
+        return round(wait * random.uniform(1 - jitter, 1 + jitter)) if jitter else wait
+
+    def shown(self, delivery: Delivery) -> None:
+        """A message was held back long enough."""
+        self._group_given(delivery)
+        delivery.reader.give_back(delivery, delivery.attempts)
+
+    def touched(self, reader: Reader, seq: int, message: Message) -> Delivery:
+        """A message that waits is on loan, to whoever asked for it by its id."""
+        delivery = reader.lend(seq, message, None, 0, 0)
+        if self.groups is not None:
+            self.group_taken(delivery)
+        return delivery
 
     def rejected(self, delivery: Delivery) -> None:
         """Its consumer wants it never to be delivered again."""
@@ -329,11 +435,13 @@ class Queue:
 
     def unlink(self, delivery: Delivery) -> None:
         """A loan ended: its consumer has credit again."""
+        self._group_given(delivery)
         subscription = delivery.subscription
         if subscription is not None:
             subscription.unsettled.pop(delivery, None)
-            if not subscription.closed:
-                self.credited(subscription)
+            for one in (subscription, *subscription.siblings):
+                if not one.closed:
+                    one.queue.credited(one)
 
     def loans(self) -> Iterator[Delivery]:
         """Everything on loan."""

@@ -6,7 +6,7 @@ is its state, so the two cannot disagree.
 
 from __future__ import annotations
 
-import heapq
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import attrs
@@ -16,10 +16,12 @@ from broker.core.bits import Bits
 from broker.core.delivery import Delivery
 from broker.core.destination import Destination
 from broker.core.message import Message
+from broker.core.scan import Scan
 from broker.core.window import Budget, Window
 
 if TYPE_CHECKING:
-    from broker.core.queue import Queue, Subscription
+    from broker.core.consumers import Subscription
+    from broker.core.queue import Queue
 
 #: Bits of a delivery id below the reader's: 8.6e9 messages a lane, a million readers below JSON's 2**53.
 SEQ_BITS = 33
@@ -29,8 +31,6 @@ CLAIM = 512
 MAX_HIDDEN = 1_000
 #: Stands for the message of a loan that is not in memory; it is read when it is wanted.
 UNLOADED = Message()
-#: Messages given back that stay in memory; beyond it they are read again when their turn comes.
-MAX_RETURNED = 65_536
 
 
 @attrs.define(eq=False)
@@ -57,8 +57,7 @@ class Reader:
     """A queue on a lane."""
 
     __slots__ = (
-        "_kept",
-        "_returned",
+        "_budget",
         "bits",
         "claiming",
         "crashed_below",
@@ -67,13 +66,11 @@ class Reader:
         "id",
         "ids",
         "lane",
-        "loading",
         "on_loan",
-        "pointer",
         "queue",
         "reserved",
+        "scans",
         "terms",
-        "window",
     )
 
     def __init__(self, id: int, queue: Queue, lane: Lane, budget: Budget, cursor: int = 0) -> None:
@@ -82,9 +79,6 @@ class Reader:
         self.lane = lane
         self.bits = Bits(cursor)
         self.terms = Terms()
-        #: Everything below was looked at: it is settled, on loan or given back.
-        self.pointer = cursor
-        self.window = Window(budget, cursor)
         self.on_loan: dict[int, Delivery] = {}
         #: Failed deliveries of what is not settled yet; 0 for what was only released.
         self.failed: dict[int, int] = {}
@@ -96,12 +90,11 @@ class Reader:
         self.delivered = 0
         #: Below this number a message may have been delivered before the last crash.
         self.crashed_below = 0
-        #: True while a read of the store is on its way.
-        self.loading = False
         #: Of a live subscriber: the ids under which its messages were published.
         self.ids: dict[int, str] | None = None
-        self._returned: list[int] | None = None
-        self._kept: dict[int, Message] = {}
+        #: That of the consumers without a selector, and those of others. A queue nobody has used has none.
+        self.scans: tuple[Scan, ...] = ()
+        self._budget = budget
 
     # -- names
 
@@ -135,42 +128,41 @@ class Reader:
         """Messages not settled, on loan or not."""
         return self.lane.next - self.bits.cursor - self.bits.count
 
-    def head(self) -> tuple[int, Message] | None:
-        """The next message this reader has for a consumer, with its number; None: none, or not loaded (`behind`)."""
-        ahead = self._ahead()
-        if self._returned and (ahead is None or self._returned[0] < ahead[0]):
-            seq = self._returned[0]
-            return seq, self._kept[seq]
-        return ahead
+    @property
+    def scan(self) -> Scan:
+        """That of the consumers without a selector."""
+        if not self.scans:
+            self.scans = (Scan(self, self._budget),)
+        return self.scans[0]
+
+    def open_scan(self, accepts: Callable[[Message], bool]) -> Scan:
+        """A scan for a consumer that wants some messages only, from the oldest on."""
+        scan = Scan(self, self._budget, accepts)
+        self.scans = (self.scan, *self.scans[1:], scan)
+        return scan
+
+    def close_scan(self, scan: Scan) -> None:
+        """Its consumer is gone."""
+        scan.clear(self.lane.next)
+        self.scans = tuple(other for other in self.scans if other is not scan)
 
     @property
-    def behind(self) -> bool:
-        """True if the lane holds more than the window, and nothing in memory comes before it."""
-        return not self._returned and self.pointer < self.lane.next and self._ahead() is None
+    def window(self) -> Window:
+        """What is in memory for the consumers without a selector."""
+        return self.scan.window
 
-    def _ahead(self) -> tuple[int, Message] | None:
-        """The first message at or after the pointer that is free."""
-        seq = self.pointer
-        while True:
-            seq = self.bits.next_open(seq)
-            while seq in self.on_loan:
-                seq = self.bits.next_open(seq + 1)
-            found = self.window.head(seq) if seq < self.lane.next else None
-            if found is None or found[0] == seq:
-                break
-            seq = found[0]  # what lies between is settled by every reader, and no longer stored
-        self.pointer = seq
-        return found
+    def head(self) -> tuple[int, Message] | None:
+        """The next message for a consumer without a selector, with its number; None: none, or not in memory."""
+        return self.scan.head()
 
     # -- moving
 
     def appended(self, base: int, messages: list[Message], size: int, allowance: int) -> None:
-        """Messages were committed to the lane; take them into the window if it ends there and has room."""
-        window = self.window
-        if window.end < base and self.pointer == base and not window.runs:
-            window.end = base
-        if window.end == base and window.bytes + size <= allowance:
-            window.append(base, messages, size)
+        """Messages were committed to the lane: they may be taken into memory."""
+        if not self.scans:
+            self.scan.clear(self.bits.cursor)
+        for scan in self.scans:
+            scan.appended(base, messages, size, allowance)
 
     def lend(self, seq: int, message: Message, subscription: Subscription | None, due: int, lease: int) -> Delivery:
         """Put message `seq` on loan; it is the one `head` gave, or one not yet reached."""
@@ -178,15 +170,8 @@ class Reader:
         delivery.subscription, delivery.due, delivery.lease = subscription, due, lease
         self.on_loan[seq] = delivery
         self.delivered = max(self.delivered, seq + 1)
-        if self._returned and seq in self._kept:
-            del self._kept[seq]
-            if self._returned[0] == seq:
-                heapq.heappop(self._returned)
-            else:
-                self._returned.remove(seq)
-                heapq.heapify(self._returned)
-        elif seq == self.pointer:
-            self.pointer = seq + 1
+        for scan in self.scans:
+            scan.taken(seq)
         return delivery
 
     def look(self, seq: int, message: Message) -> Delivery:
@@ -199,20 +184,14 @@ class Reader:
         seq = delivery.seq
         del self.on_loan[seq]
         self.failed[seq] = attempts
-        if seq >= self.pointer:
-            return
-        if self.lane.durable and (not delivery.message.stamp or len(self._kept) >= MAX_RETURNED):
-            self.rewind(seq)
-            return
-        if self._returned is None:
-            self._returned = []
-        heapq.heappush(self._returned, seq)
-        self._kept[seq] = delivery.message
+        for scan in self.scans:
+            scan.give_back(seq, delivery.message)
 
     def hide(self, delivery: Delivery, until: int) -> Delivery:
         """End a loan as failed, and hold the message back until then (us); what holds it is returned."""
-        hidden = self.look(delivery.seq, delivery.message if len(self.on_loan) < MAX_HIDDEN else UNLOADED)
-        hidden.attempts, hidden.redelivered = delivery.attempts, True
+        keep = len(self.on_loan) < MAX_HIDDEN or not self.lane.durable
+        hidden = self.look(delivery.seq, delivery.message if keep else UNLOADED)
+        hidden.attempts, hidden.redelivered, hidden.group = delivery.attempts, True, delivery.group
         hidden.due, hidden.delayed = until, True
         self.on_loan[delivery.seq] = hidden
         return hidden
@@ -225,38 +204,41 @@ class Reader:
         self.failed.pop(seq, None)
         if self.ids is not None:
             self.ids.pop(seq, None)
-        if self._kept.pop(seq, None) is not None and self._returned is not None:
-            self._returned.remove(seq)
-            heapq.heapify(self._returned)
+        for scan in self.scans:
+            scan.forget(seq)
         return True
+
+    def settle_range(self, low: int, high: int) -> list[tuple[int, int]]:
+        """Settle what is not on loan of ``low <= seq < high``; the ranges settled."""
+        edges = sorted(seq for seq in self.on_loan if low <= seq < high)
+        lows, highs = [low, *(seq + 1 for seq in edges)], [*edges, high]
+        ranges = [(first, end) for first, end in zip(lows, highs, strict=True) if first < end]
+        for first, end in ranges:
+            self.bits.add_range(first, end)
+        if self.failed:
+            self.failed = {seq: n for seq, n in self.failed.items() if not low <= seq < high or seq in self.on_loan}
+        return ranges
 
     def purge(self, keep_loans: bool) -> list[tuple[int, int]]:
         """Settle everything that is there, what is on loan only without `keep_loans`; the ranges settled."""
-        start = self.bits.cursor
-        edges = sorted(self.on_loan) if keep_loans else []
-        lows, highs = [start, *(seq + 1 for seq in edges)], [*edges, self.lane.next]
-        ranges = [(low, high) for low, high in zip(lows, highs, strict=True) if low < high]
-        for low, high in ranges:
-            self.bits.add_range(low, high)
         if not keep_loans:
             self.on_loan.clear()
-        self.failed = {seq: attempts for seq, attempts in self.failed.items() if seq in self.on_loan}
+        ranges = self.settle_range(self.bits.cursor, self.lane.next)
         if self.ids is not None:
             self.ids = {seq: name for seq, name in self.ids.items() if seq in self.on_loan}
-        self.pointer = self.lane.next
-        self.window.clear(self.lane.next)
-        self._kept.clear()
-        self._returned = None
+        for scan in self.scans:
+            scan.clear(self.lane.next)
         return ranges
 
     def rewind(self, seq: int) -> None:
         """Look again at everything from `seq` on, reading it from the store when it is wanted."""
-        self.pointer = min(self.pointer, seq)
-        self.window.clear(self.pointer)
-        returned = [n for n in self._returned or () if n < self.pointer]
-        self._kept = {n: self._kept[n] for n in returned}
-        self._returned = returned or None
+        for scan in self.scans:
+            scan.rewind(seq)
 
     def evict(self) -> None:
         """Keep no message in memory."""
-        self.rewind(min(self._returned[0], self.pointer) if self._returned else self.pointer)
+        if self.lane.durable:
+            for scan in self.scans:
+                scan.evict()
+            if len(self.scans) == 1:
+                self.scans = ()

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from broker.core.delivery import Delivery
 from broker.core.directory import Directory
 from broker.core.journal import Journal, Unit
-from broker.core.message import unpack
+from broker.core.message import Message, unpack
 from broker.core.queue import Queue
 from broker.core.reader import UNLOADED, Reader
 from broker.core.stats import BrokerStats
@@ -46,7 +46,7 @@ class Settlement:
         supply.lapsed = self._lapsed
         supply.unused = self._unused
 
-    def restore(self, inventory: Inventory) -> None:
+    async def restore(self, inventory: Inventory) -> None:
         """Take up the loans that a restart keeps: those with a deadline."""
         for state in inventory.readers:
             reader = self._directory.readers[state.id]
@@ -54,8 +54,18 @@ class Settlement:
                 if failure.due:
                     loan = Delivery(reader, seq, UNLOADED, failure.attempts, True, None, abs(failure.due))
                     loan.delayed = failure.due < 0
+                    if reader.queue.groups is not None and (message := await self._message(reader, seq)) is not None:
+                        loan.message = message
+                        reader.queue.group_taken(loan)
                     reader.on_loan[seq] = loan
                     self._supply.ends(loan)
+
+    async def _message(self, reader: Reader, seq: int) -> Message | None:
+        """Message `seq` as it is stored; None if it is not."""
+        batches = await self._store.read(reader.lane.id, seq, 1)
+        if not batches or not batches[0].base <= seq < batches[0].base + batches[0].count:
+            return None
+        return unpack(batches[0].count, batches[0].data)[seq - batches[0].base]
 
     # -- the consumers' words
 
@@ -66,14 +76,14 @@ class Settlement:
             self._acked(delivery)
             if delivery.reader.lane.durable:
                 self._journal.settle(delivery.reader, delivery.seq, delivery.seq + 1)
-        self._changed({delivery.reader.queue for delivery in acked})
+        self._changed(_queues(acked))
         return self._journal.durable()
 
     def give_back(
         self, deliveries: Iterable[Delivery], *, counted: bool, reason: str = "", delay: int | None = None
     ) -> None:
         """`Broker.nack` (`counted`) and `Broker.release`."""
-        queues = set()
+        given = []
         for delivery in deliveries:
             if not delivery.on_loan:
                 continue
@@ -84,8 +94,8 @@ class Settlement:
             until = self._given_back(delivery, counted, delay)
             if reader.lane.durable and (counted or had_deadline) and delivery.seq not in reader.bits:
                 self._journal.fail(reader, delivery.seq, Failure(delivery.attempts, -until, reason))
-            queues.add(reader.queue)
-        self._given(queues)
+            given.append(delivery)
+        self._given(_queues(given))
 
     def reject(self, deliveries: Iterable[Delivery]) -> Deferred[None]:
         """`Broker.reject`."""
@@ -94,7 +104,7 @@ class Settlement:
             self._rejected(delivery)
             if delivery.reader.lane.durable and delivery.seq not in delivery.reader.bits:
                 self._journal.fail(delivery.reader, delivery.seq, Failure(delivery.attempts, 0, "rejected"))
-        self._given({delivery.reader.queue for delivery in rejected})
+        self._given(_queues(rejected))
         return self._journal.durable()
 
     def _held(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
@@ -131,12 +141,11 @@ class Settlement:
         delivery = reader.on_loan.get(seq)
         waits = delivery is None
         if delivery is None or delivery.message is UNLOADED:
-            batches = await self._store.read(reader.lane.id, seq, 1)
+            message = await self._message(reader, seq)
             self._locate(delivery_id)
-            if not batches or not batches[0].base <= seq < batches[0].base + batches[0].count:
+            if message is None:
                 raise NotFound("message not found")
-            message = unpack(batches[0].count, batches[0].data)[seq - batches[0].base]
-            delivery = reader.on_loan.get(seq) or reader.lend(seq, message, None, 0, 0)
+            delivery = reader.on_loan.get(seq) or reader.queue.touched(reader, seq, message)
             delivery.lease = delivery.lease or reader.queue.lease_of(reader, seq, message)
         self._stats.touched += 1
         if delivery.due or waits:  # else it lasts as long as its connection
@@ -177,7 +186,7 @@ class Settlement:
                     self._rejected(delivery)
         orphans = [delivery for delivery in transaction.deliveries if delivery.orphaned]
         self.give_back(orphans, counted=True, reason="connection lost")
-        self._given({delivery.reader.queue for delivery in transaction.deliveries})
+        self._given(_queues(transaction.deliveries))
 
     # -- whole queues
 
@@ -268,5 +277,15 @@ class Settlement:
         self.give_back(lapsed, counted=True, reason="lease over")
         shown = [delivery for delivery in deliveries if delivery.delayed]
         for delivery in shown:
-            delivery.reader.give_back(delivery, delivery.attempts)
+            delivery.reader.queue.shown(delivery)
         self._given({delivery.reader.queue for delivery in shown})
+
+
+def _queues(deliveries: Iterable[Delivery]) -> set[Queue]:
+    """Where something may be delivered now that these loans are over: what somebody has credit for may be elsewhere."""
+    queues = set()
+    for delivery in deliveries:
+        queues.add(delivery.reader.queue)
+        if delivery.subscription is not None and delivery.subscription.siblings:
+            queues.update(sibling.queue for sibling in delivery.subscription.siblings)
+    return queues

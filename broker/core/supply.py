@@ -17,6 +17,7 @@ from broker.core.directory import Directory
 from broker.core.journal import RETRY_AFTER, Journal
 from broker.core.queue import Move, Queue
 from broker.core.reader import Reader
+from broker.core.scan import Scan
 from broker.core.stats import BrokerStats
 from broker.core.store import Failure, IStore
 from broker.errors import BrokerError, Stopping, StoreUnavailable
@@ -65,6 +66,8 @@ class Supply:
         #: Queues used lately, or waiting for the end of their ``max_idle``, with the time of their last use (us).
         self._used: dict[Queue, int] = {}
         self._sweep: IDelayedCall | None = None
+        #: Queues that looked at enough messages in this reactor turn.
+        self._resting: set[Queue] = set()
         #: True while a read of the store is being asked for.
         self._fetching = False
         self._stopped = False
@@ -73,7 +76,7 @@ class Supply:
 
     def pump(self, queue: Queue) -> None:
         """Deliver what can be delivered now, and fetch what is lacking for more."""
-        if self._stopped:
+        if self._stopped or queue in self._resting:
             return
         queue.lacks.clear()
         for _ in range(MAX_PER_TURN):
@@ -91,19 +94,30 @@ class Supply:
             self.pump_soon(queue)
             return
         self.fetch(queue)
+        if queue.unfinished:
+            return
+        if queue.resting_until > self._now():
+            self.pump_soon(queue, (queue.resting_until - self._now()) / 1e6)
         if not queue.lacks:
             queue.miss(None)
-        elif self._journal.trouble and not any(reader.loading for reader in queue.lacks):
+        elif self._journal.trouble and not any(scan.loading for scan in queue.lacks):
             queue.miss(StoreUnavailable(self._journal.trouble))
         self.looked(queue)
 
     def pump_soon(self, queue: Queue, seconds: float = 0.0) -> None:
         """Pump in a later reactor turn."""
-        if queue not in self._later and not self._stopped:
+        if self._stopped:
+            return
+        planned = self._later.get(queue)
+        if planned is None:
             self._later[queue] = self._clock.callLater(seconds, self._pump_now, queue)
+        elif planned.getTime() > self._clock.seconds() + seconds:
+            planned.reset(seconds)
 
     def _pump_now(self, queue: Queue) -> None:
         del self._later[queue]
+        self._resting.discard(queue)
+        queue.rest()
         self.pump(queue)
 
     def lent(self, delivery: Delivery) -> None:
@@ -135,16 +149,19 @@ class Supply:
     def fetch(self, queue: Queue) -> None:
         """Tell the store what the queue settled by itself, and fetch what it lacks."""
         self.flush(queue)
-        for reader in queue.lacks:
-            if reader.behind:
-                if not reader.loading:
-                    reader.loading = self._fetching = True
-                    _ = Deferred.fromCoroutine(self._load(reader)).addErrback(
+        if queue.unfinished:
+            self._resting.add(queue)
+            self.pump_soon(queue)
+        for scan in queue.lacks:
+            if scan.lacks:
+                if not scan.loading:
+                    scan.loading = self._fetching = True
+                    _ = Deferred.fromCoroutine(self._load(scan)).addErrback(
                         lambda failure: self._log.failure("while loading messages", failure)
                     )
                     self._fetching = False
-            elif (found := reader.head()) is not None and found[0] >= reader.reserved:
-                self._journal.claim(reader, found[0])
+            elif (found := scan.head()) is not None and found[0] >= scan.reader.reserved:
+                self._journal.claim(scan.reader, found[0])
 
     def changed(self, queue: Queue) -> None:
         """Something in the queue may have become deliverable."""
@@ -163,9 +180,10 @@ class Supply:
             if not looker.called:  # else whoever waited was cancelled
                 looker.errback(error) if error else looker.callback(None)
 
-    async def _load(self, reader: Reader) -> None:
-        queue, window = reader.queue, reader.window
-        start = max(window.end, reader.pointer)
+    async def _load(self, scan: Scan) -> None:
+        reader = scan.reader
+        queue = reader.queue
+        window, start = wanted = scan.wanted
         error: BrokerError | None = None
         try:
             batches = await self._store.read(reader.lane.id, start, READ_BYTES)
@@ -173,14 +191,15 @@ class Supply:
             self._log.error("cannot read {queue}: {reason}", queue=queue.name, reason=failed.reason)
             error = failed
         else:
-            if max(window.end, reader.pointer) == start:  # else it was rewound meanwhile
+            if scan.wanted == wanted and scan in reader.scans:  # else it was rewound meanwhile, or nobody is there
                 window.end = start
                 for batch in batches:
+                    self._lost(reader, window.end, batch.base)
                     window.load(batch.base, batch.count, batch.data)
                 if not batches:
-                    self._log.error("{queue}: messages from {seq} on are not in the store", queue=queue.name, seq=start)
-                    reader.pointer = window.end = reader.lane.next
-        reader.loading = False
+                    self._lost(reader, start, reader.lane.next)
+                    window.end = reader.lane.next
+        scan.loading = False
         if error is None:
             if self._fetching:
                 self.pump_soon(queue)  # a store that answers at once must not make one turn of a whole backlog
@@ -191,6 +210,14 @@ class Supply:
         self.looked(queue, error)
         if queue.wanted:
             self.pump_soon(queue, RETRY_AFTER)
+
+    def _lost(self, reader: Reader, low: int, high: int) -> None:
+        """What is not in the store: settled by every reader, or it could not be read and was set aside there."""
+        if reader.bits.next_open(low) >= high:
+            return
+        self._log.error("{queue}: messages {low} to {high} cannot be read", queue=reader.queue.name, low=low, high=high)
+        for first, end in reader.settle_range(low, high):
+            self._journal.settle(reader, first, end)
 
     # -- loans with an end
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from broker.core.consumers import Subscription
 from broker.core.delivery import Delivery
 from broker.core.destination import Destination
 from broker.core.message import Message
 from broker.core.policy import Policy
-from broker.core.queue import Queue, Subscription
+from broker.core.queue import Queue
 from broker.core.reader import Lane, Reader
 from broker.core.window import Budget
 

@@ -60,6 +60,10 @@ class Window:
         """How many runs are held."""
         return len(self._runs) if self._runs else 0
 
+    def holds(self, seq: int) -> bool:
+        """True if number `seq` lies between the first one held and `end`."""
+        return bool(self._runs) and self._runs[0].base <= seq < self.end  # type: ignore[index]
+
     def append(self, base: int, messages: list[Message], size: int) -> None:
         """Take messages that were just published; only where the window ends (`end` == `base`)."""
         self._push(_Run(base, len(messages), b"", messages, size))

@@ -10,7 +10,7 @@ import enum
 
 from broker.core.delivery import Delivery
 from broker.core.destination import Destination
-from broker.core.queue import Subscription
+from broker.core.consumers import Subscription
 from broker.stomp.dialect import Dialect
 from broker.stomp.wire import encode_headers, message_head
 

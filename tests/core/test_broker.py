@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
+from broker.core.consumers import Subscription
 from broker.core.delivery import Delivery
 from broker.core.destination import queue, topic
 from broker.core.directory import MAX_FILTERS
@@ -12,7 +13,7 @@ from broker.core.filter import BadFilter
 from broker.core.journal import RETRY_AFTER
 from broker.core.message import Message
 from broker.core.policy import BindingPolicy, Policy
-from broker.core.queue import Queue, Subscription
+from broker.core.queue import Queue
 from broker.core.reader import CLAIM, SEQ_BITS
 from broker.core.supply import KEEP, MAX_PER_TURN, Supply
 from broker.errors import BadValue, MessageTooLarge, NotFound, QueueFull, Stopping, StoreRefused, StoreUnavailable

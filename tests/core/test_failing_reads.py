@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import Deferred, fail
 
-from broker.core import reader, supply
+from broker.core import scan, supply
 from broker.core.delivery import Delivery
 from broker.core.destination import queue
 from broker.core.message import array_header
@@ -129,7 +129,7 @@ def test_freeing_goes_on_after_a_failure(store: Unreadable, monkeypatch: pytest.
 
 
 def test_many_messages_given_back_are_read_again_when_their_turn_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "MAX_RETURNED", 2)
+    monkeypatch.setattr(scan, "MAX_RETURNED", 2)
     bench = Bench()
     for number in range(6):
         result(bench.broker.publish(queue("q"), text(str(number))))

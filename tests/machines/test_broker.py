@@ -16,12 +16,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from broker.core.consumers import Subscription
 from broker.core.delivery import Delivery
 from broker.core.destination import queue, topic
 from broker.core.journal import RETRY_AFTER
 from broker.core.message import Message
 from broker.core.policy import Policies, Policy, Rule
-from broker.core.queue import Subscription
 from broker.storage import unfolded
 from broker.storage.memory import MemoryStore
 from broker.storage.sqlite import SQLiteStore

@@ -1,17 +1,21 @@
-"""A queue over three lanes, against a model of plain lists: nothing lost, nothing doubled, order, nobody idle."""
+"""A queue over three lanes, against a model of plain lists: nothing lost, nothing doubled, order, nobody idle.
+
+With message groups, selectors, consumers of different ranks, and a rate at which messages are looked at.
+"""
 
 from __future__ import annotations
 
 import attrs
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from broker.core.consumers import Line, Subscription
 from broker.core.delivery import Delivery
 from broker.core.destination import Destination, Kind
 from broker.core.message import Message, pack
 from broker.core.policy import Policy
-from broker.core.queue import Queue, Subscription
+from broker.core.queue import Queue
 from broker.core.reader import Lane, Reader
 from broker.core.window import Budget
 
@@ -27,6 +31,7 @@ class Known:
     priority: int
     stamp: int
     expires: int
+    group: str = ""
     failed: int = 0
     delivery: Delivery | None = None
 
@@ -38,6 +43,7 @@ class QueueMachine(RuleBasedStateMachine):
         super().__init__()
         budget = Budget()
         self.queue = Queue("q", _OWN, Policy(max_attempts=_ATTEMPTS))
+        self.groups = False
         for number, priority in enumerate((0, 5, 0)):
             lane = Lane(number, _OWN, priority)
             reader = Reader(number + 1, self.queue, lane, budget)
@@ -57,11 +63,11 @@ class QueueMachine(RuleBasedStateMachine):
                 self.check(delivery)
             if not self.queue.lacks:
                 break
-            for reader in list(self.queue.lacks):
-                start = max(reader.window.end, reader.pointer)
-                reader.window.end = start
-                messages = self.stored[reader.lane.id][start : start + 2]
-                reader.window.load(start, len(messages), pack(messages))
+            for scan in list(self.queue.lacks):
+                window, start = scan.wanted
+                window.end = start
+                messages = self.stored[scan.reader.lane.id][start : start + 2]
+                window.load(start, len(messages), pack(messages))
         for reader, seq, reason in self.queue.settled:
             if reason != "expired":
                 continue  # `end` has seen to it
@@ -74,13 +80,27 @@ class QueueMachine(RuleBasedStateMachine):
         assert known.delivery is None, "delivered twice"
         assert not known.expires or self.now < known.expires
         assert delivery.attempts == known.failed
-        before = [
-            other
-            for other in self.waiting.values()
-            if other.delivery is None and (not other.expires or self.now < other.expires)
-        ]
+        taker = delivery.subscription
+        assert taker is not None
+        before = [other for other in self.free if self.may(taker, other)]
         assert (known.priority, known.stamp) == min((other.priority, other.stamp) for other in before)
+        if not self.groups:
+            ranks = [s.priority for s in self.subscriptions if s is not taker and s.credit > 0 and self.may(s, known)]
+            assert taker.priority >= max(ranks, default=taker.priority)
         known.delivery = delivery
+
+    @property
+    def free(self) -> list[Known]:
+        return [k for k in self.waiting.values() if k.delivery is None and (not k.expires or self.now < k.expires)]
+
+    def may(self, subscription: Subscription, known: Known) -> bool:
+        """True if this consumer may get that message now."""
+        if subscription.line is not None and known.stamp % 3:
+            return False
+        if not self.groups or not known.group:
+            return True
+        holders = {other.delivery.subscription for other in self.on_loan if other.group == known.group}  # type: ignore[union-attr]
+        return holders <= {subscription}
 
     @property
     def on_loan(self) -> list[Known]:
@@ -88,20 +108,33 @@ class QueueMachine(RuleBasedStateMachine):
 
     # -- steps
 
-    @rule(lane=st.sampled_from([0, 0, 1, 2]), ttl=st.sampled_from([0, 0, 3]), cached=st.booleans())
-    def publish(self, lane: int, ttl: int, cached: bool) -> None:
+    @initialize(groups=st.booleans())
+    def begin(self, groups: bool) -> None:
+        self.groups = groups
+        self.queue.follow(Policy(max_attempts=_ATTEMPTS, groups=groups))
+
+    @rule(
+        lane=st.sampled_from([0, 0, 1, 2]),
+        ttl=st.sampled_from([0, 0, 3]),
+        cached=st.booleans(),
+        group=st.sampled_from(["", "a", "a", "b"]),
+    )
+    def publish(self, lane: int, ttl: int, cached: bool, group: str) -> None:
         self.now += 1
         reader = self.queue.readers[lane]
-        message = Message(stamp=self.now, priority=reader.lane.priority, expires=self.now + ttl if ttl else 0)
+        expires = self.now + ttl if ttl else 0
+        message = Message(stamp=self.now, priority=reader.lane.priority, expires=expires, group=group)
         self.stored[lane].append(message)
         base, reader.lane.next = reader.lane.next, reader.lane.next + 1
         reader.appended(base, [message], 1, allowance=1000 if cached else 0)
-        self.waiting[self.now] = Known(message.priority, self.now, message.expires)
+        self.waiting[self.now] = Known(message.priority, self.now, message.expires, group)
         self.pump()
 
-    @rule(prefetch=st.integers(1, 3))
-    def subscribe(self, prefetch: int) -> None:
-        subscription = Subscription(self.queue, _OWN, lambda delivery: None, prefetch)
+    @rule(prefetch=st.integers(1, 3), selects=st.sampled_from([False, False, True]), priority=st.integers(0, 1))
+    def subscribe(self, prefetch: int, selects: bool, priority: int) -> None:
+        subscription = Subscription(self.queue, _OWN, lambda delivery: None, prefetch, priority=priority)
+        if selects:
+            subscription.line = Line(lambda message: message.stamp % 3 == 0)
         self.subscriptions.append(subscription)
         self.queue.attach(subscription)
         self.pump()
@@ -168,8 +201,15 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_idle_while_work_waits(self) -> None:
-        free = [k for k in self.waiting.values() if k.delivery is None and (not k.expires or self.now < k.expires)]
-        assert not free or all(subscription.credit <= 0 for subscription in self.subscriptions)
+        for subscription in self.subscriptions:
+            if subscription.credit > 0:
+                assert not [known for known in self.free if self.may(subscription, known)]
+
+    @invariant()
+    def a_group_is_worked_on_by_one_at_a_time(self) -> None:
+        for group in ("a", "b") if self.groups else ():
+            holders = [known.delivery.subscription for known in self.on_loan if known.group == group]  # type: ignore[union-attr]
+            assert len(set(holders)) <= 1
 
     @invariant()
     def prefetch_is_kept(self) -> None:
