@@ -37,6 +37,7 @@ setup(
     install_requires=[
         "Twisted[tls,websocket]>=26.10",
         "msgspec>=0.22",
+        "prometheus_client>=0.26",
     ],
     extras_require={
         "test": [

@@ -186,12 +186,15 @@ class Connections:
     def __init__(self, factory: IProtocolFactory) -> None:
         self._factory = factory
         self._protocols: WeakSet[IProtocol] = WeakSet()
+        #: Connections made so far.
+        self.total = 0
 
     def buildProtocol(self, address: IAddress) -> IProtocol | None:
         """A client came."""
         protocol = self._factory.buildProtocol(address)
         if protocol is not None:
             self._protocols.add(protocol)
+            self.total += 1
         return protocol
 
     def doStart(self) -> None:

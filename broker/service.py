@@ -37,11 +37,13 @@ from broker.auth.door import Door
 from broker.auth.users import HashingThreads, Users
 from broker.config import MEMORY, Config, MemcacheListener, Where
 from broker.core.broker import Broker
+from broker.core.stats import FrontStats
 from broker.core.store import IStore
 from broker.errors import BrokerError, ConfigError
 from broker.http.server import make_site
 from broker.listen import Address, Connections, Described, InUse, Way, parse
 from broker.lock import Lock
+from broker.logs import in_json
 from broker.memcache.server import MemcacheFactory
 from broker.options import Options
 from broker.reload import Reloading
@@ -70,11 +72,11 @@ def makeService(options: Options) -> BrokerService:
     try:
         options.absolute()
         config = options.config()
-        broker = build(config, reactor=reactor)
+        broker = build(config, reactor=reactor, tell=_teller(options.parent, config))
     except ConfigError as error:
         sys.exit(f"broker: {error.reason}")
     if options.parent is not None:
-        broker.log_observer = lambda: _observer(options.parent, config.log_level)
+        broker.log_observer = lambda: _observer(options.parent, config)
     broker.on_failure = lambda: _end(reactor)
     if options["config"] is not None:
         broker.reloading.configure(config, options.config)
@@ -84,11 +86,26 @@ def makeService(options: Options) -> BrokerService:
     return broker
 
 
-def _observer(of_twistd: usage.Options, level: str) -> ILogObserver:
-    """twistd's own log, without what is below `level`; twistd itself would write everything."""
-    least = LogLevelFilterPredicate(LogLevel.levelWithName(level))
+def _observer(of_twistd: usage.Options, config: Config) -> ILogObserver:
+    """twistd's own log as `config` wants it; twistd itself would write everything, and as text."""
+    least = LogLevelFilterPredicate(LogLevel.levelWithName(config.log_level))
     # The one private name of Twisted here: it knows --logfile, --syslog, and to rotate on SIGUSR1.
-    return FilteringLogObserver(UnixAppLogger(of_twistd)._getLogObserver(), [least])
+    observer = UnixAppLogger(of_twistd)._getLogObserver()
+    return FilteringLogObserver(in_json(observer) if config.log_format == "json" else observer, [least])
+
+
+def _teller(of_twistd: usage.Options | None, config: Config) -> Callable[[str], None]:
+    """How to tell whoever starts the broker something: print it, but not between the objects of a log in JSON."""
+    if of_twistd is not None and config.log_format == "json":
+        if of_twistd["syslog"]:
+            raise ConfigError("log_format: syslog takes text only; log to a file or to standard output, or in text")
+        if of_twistd["nodaemon"] and of_twistd["logfile"] in (None, "", "-"):
+            return lambda line: _log.info("{line}", line=line.removeprefix("broker: "))
+    return _print
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
 
 
 def _end(reactor: IBrokerReactor) -> None:
@@ -108,7 +125,7 @@ def build(
     *,
     reactor: IBrokerReactor,
     store: IStore | None = None,
-    tell: Callable[[str], None] = lambda line: print(line, flush=True),
+    tell: Callable[[str], None] = _print,
 ) -> BrokerService:
     """Check the surroundings, take what the broker needs of them, and wire it. Raises `ConfigError`.
 
@@ -130,6 +147,7 @@ def build(
             store = SQLiteStore(config.data, sync=config.sync)
         broker = Broker(store, reactor, policy=config.policies)
         result = BrokerService(broker, reactor, lock, users, hashing)
+        broker.stats.fronts = result.front_stats
         for wish in wishes:
             try:
                 way = wish.place.bind()
@@ -176,7 +194,7 @@ def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:
             site = make_site(
                 of.broker,
                 max_message_size=config.http_max_message_size,
-                ready=lambda: of.ready and not of.broker.trouble,
+                unready=of.unready,
                 hosts=config.http_host,
                 database=None if config.data == MEMORY else config.data,
                 clock=of.reactor,
@@ -262,6 +280,20 @@ class BrokerService(service.Service):
         self._ports: list[tuple[str, IListeningPort]] = []
         #: Fires, never fails, when it is either ready or has called `on_failure`.
         self.opening: Deferred[None] = succeed(None)
+
+    def unready(self) -> str:
+        """Why no messages are taken now; empty: they are."""
+        if self.ready:
+            return f"the store does not commit: {self.broker.trouble}" if self.broker.trouble else ""
+        return "the broker is starting" if self.running and not self.opening.called else "the broker is stopping"
+
+    def front_stats(self) -> dict[str, FrontStats]:
+        """The connections of each front."""
+        found: dict[str, FrontStats] = {}
+        for front in self.fronts:
+            known, its = found.get(front.name, FrontStats()), front.connections
+            found[front.name] = FrontStats(known.connections + its.count(), known.connections_opened + its.total)
+        return found
 
     def setServiceParent(self, parent: service.IServiceCollection) -> None:
         """Become part of twistd's application, which asks its components where to log."""

@@ -1,11 +1,47 @@
-"""Numbers about the broker, read by the fronts. All count since the broker started."""
+"""Numbers about the broker: what there is to count, what each number means, and what it is now.
+
+Each number is defined once, as a field whose annotation holds its `Metric`. The fronts make what they show from these
+definitions, under the names their clients know and under the field's own where those know none, so that a new field is
+seen everywhere. Counters begin with the broker.
+
+To count something new for the whole broker: a field in `BrokerStats`, raised where it happens. For each queue: a field
+in `QueueStats`, filled in `stats_of`; a gauge of the same name in `BrokerGauges` is its sum over all queues.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Literal, get_type_hints
 
 import attrs
 import msgspec
 
 from broker.core.queue import Queue
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """What a number means."""
+
+    kind: Literal["counter", "gauge"]
+    #: messages, bytes, seconds, milliseconds, ...; empty: it is 1 while something is so, else 0.
+    unit: str
+    #: One sentence.
+    help: str
+
+
+def counter(unit: str, help: str) -> Metric:
+    """A number that grows."""
+    return Metric("counter", unit, help)
+
+
+def gauge(unit: str, help: str) -> Metric:
+    """A number that is as things are."""
+    return Metric("gauge", unit, help)
+
+
+def flag(help: str) -> Metric:
+    """1 while something is so, else 0. In a field that holds text: while that is not empty."""
+    return Metric("gauge", "", help)
 
 
 @attrs.define(eq=False)
@@ -14,68 +50,115 @@ class BrokerStats:
 
     #: When it started (seconds of the wall clock).
     started: float = 0.0
-    #: Publishes that became true.
-    published: int = 0
-    #: Those to topics.
-    published_to_topics: int = 0
-    #: Deliveries made, repeated ones included.
-    delivered: int = 0
-    #: Messages acked, or settled by their id.
-    settled: int = 0
-    #: Deliveries that failed: nack, lease over, connection lost.
-    failed: int = 0
-    #: Deliveries whose lease ran out.
-    lapsed: int = 0
-    #: Deliveries given back without counting as failed.
-    released: int = 0
-    #: Messages dropped because their time was over.
-    expired: int = 0
-    #: Messages that had failed too often or were rejected: dropped, or moved.
-    discarded: int = 0
-    #: Messages moved to another queue because they expired, had failed too often or were rejected.
-    moved: int = 0
-    #: Messages removed by purge or with their queue.
-    purged: int = 0
-    #: Loans restarted.
-    touched: int = 0
-    #: Bindings made and ended.
-    bound: int = 0
-    unbound: int = 0
-    #: Queues made and deleted.
-    queues_created: int = 0
-    queues_deleted: int = 0
+    #: Called for what is known of each front, by its name.
+    fronts: Callable[[], Mapping[str, FrontStats]] = attrs.field(default=dict, repr=False)
+    published: Annotated[
+        int, counter("messages", "Publishes that became true, moves from queue to queue included.")
+    ] = 0
+    published_to_topics: Annotated[int, counter("messages", "Publishes to topics that became true.")] = 0
+    delivered: Annotated[int, counter("messages", "Deliveries made, repeated ones included.")] = 0
+    settled: Annotated[int, counter("messages", "Messages acked, or settled by their id.")] = 0
+    failed: Annotated[int, counter("messages", "Deliveries that failed: nack, lease over, connection lost.")] = 0
+    lapsed: Annotated[int, counter("messages", "Deliveries whose lease ran out.")] = 0
+    released: Annotated[int, counter("messages", "Deliveries given back without counting as failed.")] = 0
+    expired: Annotated[int, counter("messages", "Messages that left their queue because their time was over.")] = 0
+    discarded: Annotated[
+        int, counter("messages", "Messages that had failed too often or were rejected: dropped, or moved.")
+    ] = 0
+    moved: Annotated[
+        int, counter("messages", "Messages moved as they expired, had failed too often or were rejected.")
+    ] = 0
+    purged: Annotated[int, counter("messages", "Messages removed by purge or with their queue.")] = 0
+    touched: Annotated[int, counter("messages", "Loans restarted.")] = 0
+    bound: Annotated[int, counter("bindings", "Bindings made.")] = 0
+    unbound: Annotated[int, counter("bindings", "Bindings ended.")] = 0
+    queues_created: Annotated[int, counter("queues", "Queues made by a publish.")] = 0
+    queues_deleted: Annotated[int, counter("queues", "Queues deleted.")] = 0
+
+
+class BrokerGauges(msgspec.Struct, frozen=True):
+    """The whole broker as it is now."""
+
+    uptime: Annotated[int, gauge("seconds", "Time since the broker started.")]
+    trouble: Annotated[str, flag("Whether the store does not commit.")]
+    queues: Annotated[int, gauge("queues", "Queues that exist, empty ones included.")]
+    queues_in_use: Annotated[int, gauge("queues", "Queues that hold messages, are bound or have consumers.")]
+    topics: Annotated[int, gauge("topics", "Topics that queues are bound to.")]
+    bindings: Annotated[int, gauge("bindings", "Bindings of queues to topics and to other queues.")]
+    ready: Annotated[int, gauge("messages", "Messages that wait in queues.")]
+    on_loan: Annotated[int, gauge("messages", "Messages on loan to consumers.")]
+    incoming: Annotated[int, gauge("messages", "Messages accepted, on their way to the disk.")]
+    delayed: Annotated[int, gauge("messages", "Messages that wait for their time.")]
+    urgent: Annotated[int, gauge("messages", "Messages with a priority number below 0.")]
+    niced: Annotated[int, gauge("messages", "Messages with a priority number above 0.")]
+    waiters: Annotated[int, gauge("requests", "Requests that wait for one message.")]
+    consumers: Annotated[int, gauge("consumers", "Standing subscriptions to queues.")]
+    memory_used: Annotated[int, gauge("bytes", "Memory that messages waiting in queues take.")]
+    memory_limit: Annotated[int, gauge("bytes", "Memory that messages waiting in queues may take.")]
+    #: None: the store has not said.
+    store_data: Annotated[int | None, gauge("bytes", "Size of the data file.")] = None
+    store_wal: Annotated[int | None, gauge("bytes", "Size of the write-ahead log.")] = None
+    store_free: Annotated[int | None, gauge("bytes", "Room in the data file that is free for further messages.")] = None
+    store_unfolded_records: Annotated[int | None, gauge("records", "Commits that no fold has moved yet.")] = None
+    store_unfolded: Annotated[int | None, gauge("bytes", "Size of the commits that no fold has moved yet.")] = None
+
+
+class FrontStats(msgspec.Struct, frozen=True):
+    """The connections of one front, all its listeners together."""
+
+    connections: Annotated[int, gauge("connections", "Connections that are open.")] = 0
+    connections_opened: Annotated[int, counter("connections", "Connections made.")] = 0
 
 
 class QueueStats(msgspec.Struct, frozen=True):
     """A queue as it is now, and what happened in it."""
 
-    #: Messages that wait.
-    ready: int = 0
-    #: Messages on loan.
-    on_loan: int = 0
-    #: Messages accepted, on their way to the disk.
-    incoming: int = 0
-    #: Requests that wait for one message.
-    waiters: int = 0
-    #: Standing subscriptions.
-    consumers: int = 0
-    #: How long the last message delivered had waited (ms); 0 when nothing waits.
-    age_ms: int = 0
-    #: Messages with a priority number below 0, and above 0.
-    urgent: int = 0
-    niced: int = 0
+    ready: Annotated[int, gauge("messages", "Messages that wait.")] = 0
+    on_loan: Annotated[int, gauge("messages", "Messages on loan.")] = 0
+    incoming: Annotated[int, gauge("messages", "Messages accepted, on their way to the disk.")] = 0
+    waiters: Annotated[int, gauge("requests", "Requests that wait for one message.")] = 0
+    consumers: Annotated[int, gauge("consumers", "Standing subscriptions.")] = 0
+    age_ms: Annotated[
+        int, gauge("milliseconds", "How long the last message delivered had waited; 0 when nothing waits.")
+    ] = 0
+    urgent: Annotated[int, gauge("messages", "Messages with a priority number below 0.")] = 0
+    niced: Annotated[int, gauge("messages", "Messages with a priority number above 0.")] = 0
     #: The highest delivery id given to a lane that still holds something; 0 when none does.
     last_id: int = 0
-    #: Why messages that should leave the queue stay; empty while nothing holds them.
-    blocked: str = ""
-    published: int = 0
-    delivered: int = 0
-    settled: int = 0
-    failed: int = 0
-    released: int = 0
-    expired: int = 0
-    discarded: int = 0
-    moved: int = 0
+    paused: Annotated[bool, flag("Whether its policy lets nothing be delivered.")] = False
+    #: Empty while nothing holds them.
+    blocked: Annotated[str, flag("Why messages that should leave the queue stay.")] = ""
+    published: Annotated[int, counter("messages", "Messages published to it or to what it is bound to.")] = 0
+    delivered: Annotated[int, counter("messages", "Deliveries made, repeated ones included.")] = 0
+    settled: Annotated[int, counter("messages", "Messages acked, or settled by their id.")] = 0
+    failed: Annotated[int, counter("messages", "Deliveries that failed: nack, lease over, connection lost.")] = 0
+    released: Annotated[int, counter("messages", "Deliveries given back without counting as failed.")] = 0
+    expired: Annotated[int, counter("messages", "Messages that left it because their time was over.")] = 0
+    discarded: Annotated[int, counter("messages", "Messages dropped that had failed too often or were rejected.")] = 0
+    moved: Annotated[
+        int, counter("messages", "Messages moved as they expired, had failed too often or were rejected.")
+    ] = 0
+
+
+def metrics(of: type) -> Mapping[str, Metric]:
+    """The numbers among the fields of one of these classes, in their order."""
+    found = {}
+    for name, hint in get_type_hints(of, include_extras=True).items():
+        for what in getattr(hint, "__metadata__", ()):
+            if isinstance(what, Metric):
+                found[name] = what
+    return found
+
+
+OF_FRONT = metrics(FrontStats)
+OF_QUEUE = metrics(QueueStats)
+OF_BROKER = {**metrics(BrokerGauges), **metrics(BrokerStats)}
+
+
+def values(of: object, wanted: Iterable[str]) -> dict[str, int]:
+    """The numbers `wanted` of one of these objects, without those that nobody knows; a text counts as 0 or 1."""
+    said = ((name, getattr(of, name)) for name in wanted)
+    return {name: int(bool(value) if isinstance(value, str) else value) for name, value in said if value is not None}
 
 
 def stats_of(queue: Queue) -> QueueStats:
@@ -94,7 +177,8 @@ def stats_of(queue: Queue) -> QueueStats:
         urgent=sum(reader.waiting for reader in queue.readers if reader.priority < 0),
         niced=sum(reader.waiting for reader in queue.readers if reader.priority > 0),
         last_id=max(ids, default=0),
-        blocked=queue.blocked,
+        paused=queue.policy.paused,
+        blocked=queue.blocked or queue.stuck,
         published=counts.published,
         delivered=counts.delivered,
         settled=counts.settled,

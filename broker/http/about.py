@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 from broker import __version__
 from broker.core.broker import Broker
-from broker.core.destination import topic
+from broker.core.survey import Survey, Surveyor
+from broker.http import problem
 from broker.http.call import Answer, Call, json, text
 from broker.http.counts import Counts
+from broker.http.problem import RETRY_AFTER, Problem
 
 
 class About:
@@ -22,16 +24,18 @@ class About:
     def __init__(
         self,
         broker: Broker,
+        surveyor: Surveyor,
         counts: Counts,
         *,
-        ready: Callable[[], bool],
+        unready: Callable[[], str],
         identity: str,
         database: str | None,
         size: int,
     ) -> None:
         self._broker = broker
+        self._surveyor = surveyor
         self._counts = counts
-        self._ready = ready
+        self._unready = unready
         self._identity = identity
         self._database = database
         self._size = size
@@ -48,64 +52,67 @@ class About:
         return text(200, "ok\n")
 
     async def readiness(self, call: Call) -> Answer:
-        """``GET /readyz``: 200 while the broker takes messages, else 503."""
-        return text(200, "ready\n") if self._ready() else text(503, "not ready\n")
+        """``GET /readyz``: 200 while the broker takes messages, else 503 with the reason, in JSON for whoever asks."""
+        reason = self._unready()
+        if not reason:
+            return text(200, "ready\n")
+        trouble = problem.render(
+            Problem(503, "not-ready", reason, retry_after=RETRY_AFTER), "application/json", "/readyz"
+        )
+        return Answer(trouble.status, trouble.body, trouble.headers)
 
     async def stats(self, call: Call) -> Answer:
-        """``GET /stats``: Linger's keys with true numbers; those of the second half appear once they are not 0."""
-        counted = {key: number for key, number in self._counted().items() if number}
-        return json(200, self._current() | counted)
+        """``GET /stats``: Linger's keys with true numbers, those of the second half once they are not 0; then ours."""
+        survey = await self._surveyor.survey()
+        counted = {key: number for key, number in self._counted(survey).items() if number}
+        ours = {"broker": survey.broker, "fronts": survey.fronts}
+        return json(200, self._current(survey) | counted | ours)
 
-    def _current(self) -> dict[str, int | float | str | None]:
-        broker = self._broker
-        channels, topics = broker.queues(), broker.topics()
-        queues = [broker.queue_stats(name) for name in channels]
-        ready, hidden = sum(q.ready for q in queues), sum(q.on_loan for q in queues)
-        last_id = max((q.last_id for q in queues), default=0)
+    def _current(self, survey: Survey) -> dict[str, int | float | str | None]:
+        now = survey.broker
         times = os.times()
-        started = broker.stats.started
         return {
-            "current-topics": len(topics),
-            "current-subscriptions": sum(len(broker.bound(topic(name))) for name in topics),
-            "current-channels": len(channels),
-            "current-messages": ready + hidden,
-            "current-messages-ready": ready,
-            "current-messages-hidden": hidden,
-            "current-messages-urgent": sum(q.urgent for q in queues),
-            "current-messages-niced": sum(q.niced for q in queues),
-            "current-uptime": max(int(broker.now() / 1e6 - started), 0),
+            "current-topics": now["topics"],
+            "current-subscriptions": survey.topic_bindings,
+            "current-channels": now["queues_in_use"],
+            "current-messages": now["ready"] + now["on_loan"],
+            "current-messages-ready": now["ready"],
+            "current-messages-hidden": now["on_loan"],
+            "current-messages-urgent": now["urgent"],
+            "current-messages-niced": now["niced"],
+            "current-uptime": now["uptime"],
             "db-file": self._database or ":memory:",
             "db-size": _file_size(self._database),
             "pid": os.getpid(),
             "rusage-utime": times.user,
             "rusage-stime": times.system,
             "version": __version__,
-            "msg-max-id": last_id or None,
+            "msg-max-id": survey.last_id or None,
             "msg-max-size": self._size,
             "id": self._identity,
             "hostname": platform.node(),
-            "start": int(started),
+            "start": int(self._broker.stats.started),
         }
 
-    def _counted(self) -> dict[str, int]:
-        stats = self._broker.stats
+    def _counted(self, survey: Survey) -> dict[str, int]:
+        count = survey.broker
         return {
-            "msg-add": stats.published,
+            "msg-add": count["published"],
             "msg-get": self._counts.takes,
             # came back to be delivered again
-            "msg-show": stats.failed + stats.released - stats.discarded,
-            "msg-hide": stats.delivered,
-            "delivered": stats.delivered,
-            "msg-delete": stats.settled,
-            "msg-timeouts": stats.lapsed,
-            "msg-retention": stats.expired,
-            "msg-touch": stats.touched,
-            "publish": stats.published_to_topics,
-            "channel-create": stats.queues_created,
-            "channel-remove": stats.queues_deleted,
+            "msg-show": count["failed"] + count["released"] - count["discarded"],
+            "msg-hide": count["delivered"],
+            "delivered": count["delivered"],
+            "msg-delete": count["settled"],
+            "msg-timeouts": count["lapsed"],
+            "msg-retention": count["expired"],
+            "msg-touch": count["touched"],
+            "publish": count["published_to_topics"],
+            "channel-create": count["queues_created"],
+            "channel-remove": count["queues_deleted"],
             "channel-drain": self._counts.drains,
-            "subscription-add": stats.bound,
-            "subscription-delete": stats.unbound,
+            "subscription-add": count["bound"],
+            "subscription-delete": count["unbound"],
         }
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from broker.core.broker import Broker
 from broker.core.delivery import Delivery
 from broker.core.destination import Kind, queue, topic
+from broker.core.survey import Surveyor
 from broker.errors import BadValue, QueueFull
-from broker.http import metadata
+from broker.http import metadata, numbers
 from broker.http.call import Answer, Call, json
 from broker.http.counts import Counts
 from broker.http.parameters import wishes
@@ -19,12 +20,15 @@ LONG_POLL = 120
 class Channels:
     """Everything under ``/channels``."""
 
-    def __init__(self, broker: Broker, counts: Counts) -> None:
+    def __init__(self, broker: Broker, counts: Counts, surveyor: Surveyor) -> None:
         self._broker = broker
+        self._surveyor = surveyor
         self._counts = counts
 
     async def names(self, call: Call) -> Answer:
-        """``GET /channels``."""
+        """``GET /channels``; with ``detail``: their numbers too, and those of the queues that are empty."""
+        if "detail" in call.parameters:
+            return numbers.listed(self._broker, self._surveyor, call)
         return json(200, {"channels": call.access.seen(Kind.QUEUE, self._broker.queues())})
 
     async def take(self, call: Call) -> Answer:
@@ -62,9 +66,10 @@ class Channels:
         return Answer(204)
 
     async def stats(self, call: Call) -> Answer:
-        """``GET /channels/C/stats``."""
+        """``GET /channels/C/stats``; with ``full``: all its numbers."""
         stats = self._broker.queue_stats(call.match.channel)
-        return json(200, {"ready": stats.ready, "hidden": stats.on_loan})
+        more = numbers.full(stats) if "full" in call.parameters else {}
+        return json(200, {"ready": stats.ready, "hidden": stats.on_loan} | more)
 
     async def topics(self, call: Call) -> Answer:
         """``GET /channels/C/topics``."""

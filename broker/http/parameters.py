@@ -17,7 +17,10 @@ from broker.core.policy import BindingPolicy
 from broker.errors import BadValue
 from broker.http.problem import Problem
 
-NAMES = frozenset({"priority", "timeout", "deliver", "linger", "delay", "nowait", "wait", "msg", "match"})
+NAMES = frozenset(
+    {"priority", "timeout", "deliver", "linger", "delay", "nowait", "wait", "msg", "match"}
+    | {"detail", "full", "queue", "after", "limit"}
+)
 
 FORM = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data"

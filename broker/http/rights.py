@@ -64,7 +64,7 @@ def check(call: Call) -> None:
             pass
         case Endpoint.CHANNELS | Endpoint.TOPICS:
             access.look_around()
-        case Endpoint.STATS:
+        case Endpoint.STATS | Endpoint.METRICS:
             access.check(Action.BROWSE, None)
         case Endpoint.TAKE:
             access.subscribe(_channel(call), waits=wait_of(call) > 0)

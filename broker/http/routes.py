@@ -37,6 +37,7 @@ class Endpoint(enum.Enum):
     SETTLE = enum.auto()
     RELOAD = enum.auto()
     STATS = enum.auto()
+    METRICS = enum.auto()
     HEALTH = enum.auto()
     READY = enum.auto()
 
@@ -62,6 +63,7 @@ ROUTES: Mapping[str, Mapping[str, Endpoint]] = {
     "/messages/{message}/touch": {"POST": Endpoint.TOUCH},
     "/reload": {"POST": Endpoint.RELOAD},
     "/stats": {"GET": Endpoint.STATS},
+    "/metrics": {"GET": Endpoint.METRICS},
     "/healthz": {"GET": Endpoint.HEALTH},
     "/readyz": {"GET": Endpoint.READY},
 }

@@ -14,6 +14,7 @@ from twisted.web.resource import Resource
 
 from broker.auth.door import Access, Door, host_of
 from broker.core.broker import Broker
+from broker.core.survey import Surveyor
 from broker.errors import BrokerError, Stopping
 from broker.http import guard, problem, rights, routes
 from broker.http.about import About
@@ -22,6 +23,7 @@ from broker.http.call import Answer, Call, Limits
 from broker.http.channels import Channels
 from broker.http.counts import Counts
 from broker.http.messages import Messages
+from broker.http.metrics import Metrics
 from broker.http.problem import Problem
 from broker.http.request import Channel, Request
 from broker.http.routes import Endpoint, Match
@@ -37,7 +39,7 @@ def make_site(
     broker: Broker,
     *,
     max_message_size: int | None = None,
-    ready: Callable[[], bool] = lambda: True,
+    unready: Callable[[], str] = lambda: "",
     hosts: Collection[str] = (),
     identity: str = "",
     database: str | None = None,
@@ -47,17 +49,24 @@ def make_site(
 ) -> Site:
     """The factory of the HTTP front.
 
-    `max_message_size` is in bytes; None means Linger's own limit of 256,000 characters or bytes. `ready` says what
-    ``/readyz`` answers. `hosts` are further names under which the server may be spoken to and from whose pages. What
-    `identity` and `database` say is shown by ``/`` and ``/stats``; without an identity there is a new one each start.
-    `door` knows who may come in and what he may do; without one everybody may do everything.
-    `reload` reads the broker's files again.
+    `max_message_size` is in bytes; None means Linger's own limit of 256,000 characters or bytes. `unready` says
+    for ``/readyz`` why no messages are taken now; empty: they are. `hosts` are further names under which the server may
+    be spoken to and from whose pages. What `identity` and `database` say is shown by ``/`` and ``/stats``; without an
+    identity there is a new one each start. `door` knows who may come in and what he may do; without one everybody may
+    do everything. `reload` reads the broker's files again.
     """
     limits = Limits(max_message_size)
     counts = Counts()
-    channels, topics, messages = Channels(broker, counts), Topics(broker), Messages(broker)
+    surveyor = Surveyor(broker)
+    channels, topics, messages = Channels(broker, counts, surveyor), Topics(broker), Messages(broker)
     about = About(
-        broker, counts, ready=ready, identity=identity or uuid.uuid4().hex, database=database, size=limits.size
+        broker,
+        surveyor,
+        counts,
+        unready=unready,
+        identity=identity or uuid.uuid4().hex,
+        database=database,
+        size=limits.size,
     )
     endpoints: Endpoints = {
         Endpoint.WELCOME: about.welcome,
@@ -77,6 +86,7 @@ def make_site(
         Endpoint.SETTLE: messages.settle,
         Endpoint.RELOAD: Administration(reload).reload,
         Endpoint.STATS: about.stats,
+        Endpoint.METRICS: Metrics(surveyor).metrics,
         Endpoint.HEALTH: about.health,
         Endpoint.READY: about.readiness,
     }

@@ -395,8 +395,8 @@ class MemcacheProtocol(Protocol):
         if command.argument:
             return replies.stats_of(command.argument)
         if self._allowed.may(Action.BROWSE, None):
-            self._write(stats.general(self._broker, self._counters))
-        for lines in stats.queues(self._broker, self._allowed.seen(Kind.QUEUE, self._broker.queues())):
+            self._write(await stats.general(self._factory.surveyor, self._broker.now(), self._counters))
+        for lines in stats.queues(self._broker, self._allowed.seen(Kind.QUEUE, self._factory.surveyor.queues())):
             self._write(lines)
             await self._room()
         return replies.END

@@ -10,6 +10,7 @@ from twisted.internet.protocol import Factory
 
 from broker.auth.door import Door
 from broker.core.broker import Broker
+from broker.core.survey import Surveyor
 from broker.errors import NothingToReload
 from broker.memcache import stats
 from broker.memcache.connection import MemcacheProtocol
@@ -44,6 +45,7 @@ class MemcacheFactory(Factory):
         self._reload = reload
         self.dialect = dialect
         self.counters = stats.Counters()
+        self.surveyor = Surveyor(broker)
         self._connections: set[MemcacheProtocol] = set()
         self._closed: Deferred[None] | None = None
 

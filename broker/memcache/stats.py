@@ -1,16 +1,39 @@
-"""The numbers of ``stats``, under the names that Starling, Kestrel and memcached give them."""
+"""The numbers of ``stats``, under the names that Starling, Kestrel and memcached give them.
+
+What has no name there has its own: whatever `broker.core.stats` defines is shown.
+"""
 
 from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import attrs
 
 from broker import __version__
 from broker.core.broker import Broker
-from broker.core.stats import QueueStats
+from broker.core.stats import OF_QUEUE, QueueStats, values
+from broker.core.survey import Surveyor
+
+#: What the general clients and dashboards know: our name, theirs.
+NAMES = {
+    "uptime": "uptime",
+    "ready": "curr_items",
+    "published": "total_items",
+    "queues_created": "queue_creates",
+    "queues_deleted": "queue_deletes",
+    "delayed": "delayed_items",
+    "moved": "moved_items",
+}
+#: The same, behind ``queue_NAME_``.
+QUEUE_NAMES = {
+    "ready": "items",
+    "published": "total_items",
+    "expired": "expired_items",
+    "age_ms": "age",
+    "on_loan": "open_transactions",
+}
 
 
 @attrs.define(eq=False)
@@ -29,25 +52,23 @@ class Counters:
     bytes_written: int = 0
 
 
-def general(broker: Broker, counters: Counters) -> bytes:
-    """What is known of the whole broker, as STAT lines."""
-    now = broker.now() / 1_000_000
+async def general(surveyor: Surveyor, now: int, counters: Counters) -> bytes:
+    """What is known of the whole broker at `now` (us), as STAT lines."""
+    survey = await surveyor.survey()
     usage = resource.getrusage(resource.RUSAGE_SELF)
+    ours = survey.broker | {f"{what}_{name}": n for name, front in survey.fronts.items() for what, n in front.items()}
+    theirs, rest = _translated(ours, NAMES)
     numbers: dict[str, object] = {
         "pid": os.getpid(),
-        "uptime": int(max(now - broker.stats.started, 0)),
-        "time": int(now),
+        "uptime": theirs.pop("uptime"),
+        "time": now // 1_000_000,
         "version": __version__,
         "rusage_user": f"{usage.ru_utime:.6f}",
         "rusage_system": f"{usage.ru_stime:.6f}",
-        "curr_items": sum(broker.queue_stats(name).ready for name in broker.queues()),
-        "total_items": broker.stats.published,
+        **theirs,
         **attrs.asdict(counters),
-        "queue_creates": broker.stats.queues_created,
-        "queue_deletes": broker.stats.queues_deleted,
-        "delayed_items": broker.delayed,
-        "moved_items": broker.stats.moved,
         "limit_maxbytes": 0,  # Starling's: no limit
+        **rest,
     }
     return b"".join(_line(name, value) for name, value in numbers.items())
 
@@ -62,16 +83,14 @@ def queues(broker: Broker, names: Iterable[str]) -> Iterator[bytes]:
 
 
 def _of_queue(stats: QueueStats) -> dict[str, int]:
-    return {
-        "items": stats.ready,
-        "total_items": stats.published,
-        "expired_items": stats.expired,
-        "age": stats.age_ms,
-        "discarded": stats.discarded,
-        "waiters": stats.waiters,
-        "open_transactions": stats.on_loan,
-        "canceled_transactions": stats.failed + stats.released,
-    }
+    theirs, rest = _translated(values(stats, OF_QUEUE), QUEUE_NAMES)
+    return {**theirs, "canceled_transactions": stats.failed + stats.released, **rest}
+
+
+def _translated(numbers: Mapping[str, int], names: Mapping[str, str]) -> tuple[dict[str, int], dict[str, int]]:
+    """The numbers that have a name there, in that order and under it; and the others, under their own."""
+    known = {theirs: numbers[ours] for ours, theirs in names.items()}
+    return known, {name: number for name, number in numbers.items() if name not in names}
 
 
 def _line(name: str, value: object) -> bytes:

@@ -222,6 +222,9 @@ def test_no_secret_is_logged(world: Guarded) -> None:
         ("DELETE /messages/{id}", {"subscribe": "queue:q"}, 204, "take from queue q"),
         ("POST /messages/{id}/touch", {"subscribe": "queue:q"}, 204, "take from queue q"),
         ("GET /stats", {"browse": "*"}, 200, "look into the whole broker"),
+        ("GET /metrics", {"browse": "*"}, 200, "look into the whole broker"),
+        ("GET /channels?detail=1", {"browse": "queue:q"}, 200, "look into anything"),
+        ("GET /channels/q/stats?full=1", {"browse": "queue:q"}, 200, "look into queue q"),
     ],
 )
 def test_each_route_takes_its_right(

@@ -307,8 +307,18 @@ def test_the_size_of_the_data_file(tmp_path: object) -> None:
 
 
 def test_health_and_readiness() -> None:
-    answers = iter([False, True])
-    world = World(ready=lambda: next(answers))
-    assert world.ask("GET", "/readyz").status == 503
-    assert world.ask("GET", "/readyz").status == 200
+    answers = iter(["the store does not commit: the disk is full", ""])
+    world = World(unready=lambda: next(answers))
+    unready = world.ask("GET", "/readyz")
+    assert (unready.status, unready.headers["content-type"]) == (503, "application/problem+json")
+    assert unready.json == {
+        "type": "/problems/not-ready",
+        "title": "Service Unavailable",
+        "status": 503,
+        "detail": "the store does not commit: the disk is full",
+        "instance": "/readyz",
+        "retry_after": 1,
+    }
+    ready = world.ask("GET", "/readyz")
+    assert (ready.status, ready.body) == (200, b"ready\n")
     assert world.ask("GET", "/healthz").status == 200

@@ -29,6 +29,7 @@ from broker.http.routes import ROUTES, Endpoint, resolve
         ("POST", "/messages/7/touch", Endpoint.TOUCH, {"message": "7"}),
         ("DELETE", "/messages/7", Endpoint.SETTLE, {"message": "7"}),
         ("GET", "/stats", Endpoint.STATS, {}),
+        ("GET", "/metrics", Endpoint.METRICS, {}),
         ("GET", "/healthz", Endpoint.HEALTH, {}),
         ("GET", "/readyz", Endpoint.READY, {}),
     ],

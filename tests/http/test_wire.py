@@ -331,7 +331,7 @@ def test_who_waits_gets_503_at_the_end_never_204() -> None:
 
 
 def test_nothing_new_is_begun_at_the_end() -> None:
-    world = World(ready=lambda: False)
+    world = World(unready=lambda: "the broker is stopping")
     connection = world.connect()
     connection.send(b"GET /channels/work HTTP/1.1\r\nHo")
     world.site.drain()
