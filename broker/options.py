@@ -28,6 +28,7 @@ class Options(usage.Options):
         ["sync", None, None, "What a confirmed message survives: full = power loss, normal = a crash. [default: full]"],
         ["users", None, None, "The file of those who may log in; see `broker user`. [default: nobody is asked]"],
         ["log-level", None, None, "The least that is logged: debug, info, warn or error. [default: info]"],
+        ["log-format", None, None, "How it is logged: text, or json, one object a line. [default: text]"],
     ]
     optFlags = [
         [
@@ -73,7 +74,7 @@ class Options(usage.Options):
     def config(self) -> Config:
         """The file's configuration with the command line's words over it; raises `ConfigError`."""
         said = dict(self.said)
-        for option in ("data", "sync", "log-level", "users"):
+        for option in ("data", "sync", "log-level", "log-format", "users"):
             if self[option] is not None:
                 said[option.replace("-", "_")] = self[option]
         if self["allow-anonymous"]:

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 
 from broker import __version__
 from broker.auth.secret import BadSecret
-from broker.cli import config, store, users
+from broker.cli import config, queues, store, users
 from broker.cli.client import BadUrl, Client, Refused, Unreachable
 from broker.cli.exits import Exit
-from broker.cli.output import as_json, write
+from broker.cli.output import as_json, unwritten, write
 from broker.errors import ConfigError
 
 DEFAULT_URL = "http://127.0.0.1:8989"
@@ -103,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     get.add_argument("--wait", metavar="S", type=_seconds, default=0, help="wait so long for each message (default: 0)")
     get.add_argument("--count", metavar="N", type=_count, help="take so many at most (default: 1)")
     get.set_defaults(run=_get, offline=False)
+    queues.add_parser(commands, common)
     users.add_parser(commands)
     config.add_parser(commands)
     store.add_parsers(commands)
@@ -141,9 +142,6 @@ def _get(client: Client, options: argparse.Namespace) -> int:
         try:
             write(message, in_json=options.json, newline=newline)
         except OSError as error:
-            print(f"broker: cannot write: {error.strerror}", file=sys.stderr)
-            # Python would complain about the same once more at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return Exit.UNWRITTEN
+            return unwritten(error)
         client.settle(message.id)
     return Exit.DONE

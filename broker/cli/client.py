@@ -7,7 +7,7 @@ import http.client
 import json
 import time
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import quote, urlsplit
 
 #: What an answer may take beside the time asked to wait (s): Linger's clients give it 15.
@@ -80,6 +80,22 @@ class Client:
     def settle(self, message: int) -> None:
         """Remove a message for good."""
         self._request("DELETE", f"/messages/{message}")
+
+    def queues(self, glob: str) -> list[dict[str, Any]]:
+        """The queues whose names match, sorted by name, with all their numbers."""
+        found: list[dict[str, Any]] = []
+        after = ""
+        while True:
+            path = f"/channels?detail=1&queue={quote(glob, safe='')}&after={quote(after, safe='')}"
+            _, _, answer = self._request("GET", path)
+            try:
+                said = json.loads(answer)
+                found += [{"name": one["name"], **one} for one in said["channels"]]
+                after = said.get("after", "")
+            except (ValueError, TypeError, KeyError):
+                raise Unreachable("what answers there is no broker, or an old one") from None
+            if not after:
+                return found
 
     def _request(
         self,

@@ -1,13 +1,15 @@
-"""How messages are printed."""
+"""How messages, and other things, are printed."""
 
 from __future__ import annotations
 
 import base64
 import json
+import os
 import sys
 from typing import Any
 
 from broker.cli.client import Taken
+from broker.cli.exits import Exit
 
 
 def as_json(value: dict[str, Any]) -> str:
@@ -23,6 +25,14 @@ def write(message: Taken, *, in_json: bool, newline: bool) -> None:
     else:
         out.write(message.body + b"\n" * newline)
     out.flush()
+
+
+def unwritten(error: OSError) -> int:
+    """Say that standard output took no more; the exit status."""
+    print(f"broker: cannot write: {error.strerror}", file=sys.stderr)
+    # Python would complain about the same once more at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return Exit.UNWRITTEN
 
 
 def _fields(message: Taken) -> dict[str, Any]:

@@ -1,0 +1,68 @@
+"""``broker queues``: the queues of a running broker, with their numbers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from broker.cli.client import Client
+from broker.cli.exits import Exit
+from broker.cli.output import as_json, unwritten
+
+_HEADINGS = ("QUEUE", "READY", "ON LOAN", "CONSUMERS", "AGE", "STATE")
+#: Milliseconds of a unit of time, the longest first.
+_UNITS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000}
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
+    """Add ``queues``."""
+    queues = commands.add_parser(
+        "queues",
+        parents=[common],
+        help="show the queues",
+        description="Show the queues that exist, sorted by name: messages that wait, messages on loan, consumers, how "
+        "long the last message delivered had waited, and whether the queue is paused or blocked. With --json: all "
+        "numbers there are.",
+    )
+    queues.add_argument(
+        "glob", metavar="GLOB", nargs="?", default="*", help="only those: * is any run of characters, ? any one"
+    )
+    queues.set_defaults(run=_queues, offline=False)
+
+
+def _queues(client: Client, options: argparse.Namespace) -> int:
+    found = client.queues(options.glob)
+    lines = [as_json(queue) for queue in found] if options.json else list(_table(found))
+    if not found:
+        return Exit.NOTHING
+    try:
+        # a name may hold what the terminal's encoding has not
+        sys.stdout.buffer.write("".join(f"{line}\n" for line in lines).encode())
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        return unwritten(error)
+    return Exit.DONE
+
+
+def _table(queues: Iterable[dict[str, Any]]) -> Iterable[str]:
+    rows = [_HEADINGS, *map(_row, queues)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    for name, *numbers, state in rows:
+        aligned = (number.rjust(width) for number, width in zip(numbers, widths[1:-1], strict=True))
+        yield "  ".join([name.ljust(widths[0]), *aligned, state]).rstrip()
+
+
+def _row(queue: dict[str, Any]) -> tuple[str, ...]:
+    said = ["paused"] * bool(queue["paused"]) + [f"blocked: {queue['blocked']}"] * bool(queue["blocked"])
+    numbers = (str(queue[key]) for key in ("ready", "on_loan", "consumers"))
+    return (queue["name"], *numbers, _age(queue["age_ms"]), ", ".join(said))
+
+
+def _age(milliseconds: int) -> str:
+    """Rounded down to the longest unit that fits: ``3h``."""
+    for unit, length in _UNITS.items():
+        if milliseconds >= length:
+            return f"{milliseconds // length}{unit}"
+    return "0s"
