@@ -6,7 +6,6 @@ What a file looks like is in docs/configuration.rst, whose tables are written fr
 
 from __future__ import annotations
 
-import re
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -132,15 +131,17 @@ def _converted(value: object, kind: type[T], path: str) -> T:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         words = in_our_words(str(error), path)
-        if wrong := re.fullmatch(r"(.*?(\w+)): invalid enum value (.*)", words):
-            words = f"{wrong[1]}: {wrong[3]} is none of {', '.join(_choices(wrong[2], kind))}"
+        if str(error).startswith("Invalid enum value"):
+            key, _, value = words.rpartition(": invalid enum value ")
+            words = f"{key}: {value} is none of {', '.join(_choices(key.rpartition('.')[2], kind))}"
         raise ConfigError(words) from None
 
 
 def _choices(key: str, kind: type) -> list[str]:
-    """The words that `key` takes, in a `kind` or what is in a file beside it."""
-    hints = next(hints for hints in map(get_type_hints, (kind, Policy, MemcacheListener)) if key in hints)
-    literals = [hints[key], *get_args(hints[key])]  # a Literal, or one of it and None
+    """The words that `key` takes, in a `kind` or in what a file holds."""
+    found = [get_type_hints(struct).get(key) for struct in (kind, Policy, MemcacheListener)]
+    hint = next(filter(None, found), None)
+    literals = [hint, *get_args(hint)]  # a Literal, or one of it and None
     return [f"'{word}'" for literal in literals if get_origin(literal) is Literal for word in get_args(literal)]
 
 

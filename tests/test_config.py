@@ -99,6 +99,7 @@ def test_lingers_limit_holds_for_http_until_somebody_sets_one(tmp_path: Path) ->
         ('[queue.a]\ndead_letter = "x\\u0001"', 'queue."a".dead_letter: the name holds control characters'),
         ('[queue."a\\nb"]\nlease = 1', 'queue."a\\nb": the name holds control characters'),
         ("[queue.'']\nlease = 1", 'queue."": the name is empty'),
+        ("[queue.\"a: invalid enum value 'b'\"]\nc = 1", "queue.\"a: invalid enum value 'b'\".c: unknown key"),
         ("[topic.a]\nlease = 1", 'topic."a".lease: unknown key'),
         ("[topic.a]\nmax_message_size = 0", 'topic."a".max_message_size: 0 is too small, it must be 1 or more'),
         ("[topic.a]\noverflow = 'wait'", "topic.\"a\".overflow: 'wait' is none of 'drop_oldest', 'disconnect'"),
