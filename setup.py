@@ -24,6 +24,9 @@ setup(
         "Operating System :: POSIX",
         "Programming Language :: Python :: 3 :: Only",
         "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
         "Topic :: System :: Networking",
         "Typing :: Typed",
     ],
@@ -36,10 +39,15 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "Twisted[tls,websocket]>=26.10",
-        "msgspec>=0.22",
+        "msgspec>=0.21",
         "prometheus_client>=0.26",
     ],
     extras_require={
+        "docs": [
+            "furo>=2024.8",
+            "sphinx>=7.4",
+            "towncrier>=24.8",
+        ],
         "test": [
             "build>=1.6",
             "hypothesis>=6.170",
