@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import attrs
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
@@ -259,6 +259,19 @@ def test_a_store_that_is_stuck_holds_up_no_survey() -> None:
     _, second = surveyed(surveyor)
     clock.advance(PATIENCE)
     assert second[0].broker["store_data"] == 7  # what it said last
+
+
+def test_who_goes_while_the_store_measures_leaves_nothing_behind() -> None:
+    store = Measured()
+    broker, clock = started(store)
+    surveyor = Surveyor(broker)
+    gone, told = surveyed(surveyor)
+    _ = gone.addErrback(lambda failure: failure.trap(CancelledError))
+    gone.cancel()
+    assert not any(call.getTime() == PATIENCE for call in clock.getDelayedCalls())
+    _, stayed = surveyed(surveyor)
+    store.asked[0].callback(Sizes(data=7))
+    assert (told, stayed[0].broker["store_data"]) == ([], 7)
 
 
 def test_a_store_that_cannot_say_its_size_is_asked_again() -> None:

@@ -131,9 +131,11 @@ class Surveyor:
             waiting: Deferred[None] = Deferred()
             self._waiting.append(waiting)
             late = clock.callLater(PATIENCE, waiting.callback, None)
-            await waiting
-            if late.active():
-                late.cancel()
+            try:
+                await waiting
+            finally:
+                if late.active():
+                    late.cancel()
         return self._sizes
 
     def _has_measured(self, sizes: Sizes | None) -> None:
