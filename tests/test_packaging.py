@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -16,6 +18,8 @@ import pytest
 import broker
 
 ROOT = Path(__file__).resolve().parent.parent
+TOX = configparser.ConfigParser()
+TOX.read(ROOT / "tox.ini")
 
 
 def run(*command: object, cwd: Path, check: bool = True) -> str:
@@ -36,12 +40,12 @@ def run(*command: object, cwd: Path, check: bool = True) -> str:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what setup.py packs, so that building leaves nothing in the checkout."""
+    """A copy of what setup.py packs, and of what it must not, so that building leaves nothing in the checkout."""
     copy = tmp_path_factory.mktemp("source")
     leavings = shutil.ignore_patterns("__pycache__", "dropin.cache")
-    for folder in ("broker", "twisted"):
+    for folder in ("broker", "twisted", "tests", "docs"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=leavings)
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy / name)
     return copy
 
@@ -93,11 +97,26 @@ def test_twistd_finds_the_broker_in_an_editable_install(source: Path, tmp_path: 
     check_twistd(python, tmp_path, source)
 
 
+def ours(source: Path) -> set[str]:
+    """The files that an installed broker consists of."""
+    files = {file.relative_to(source) for suffix in ("*.py", "*.sql") for file in (source / "broker").rglob(suffix)}
+    return {*map(str, files), "broker/py.typed", "twisted/plugins/broker_plugin.py"}
+
+
 def test_the_wheel_holds_all_and_only_what_is_ours(dist: Path, source: Path) -> None:
     (wheel,) = dist.glob("*.whl")
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    files = {file.relative_to(source) for suffix in ("*.py", "*.sql") for file in (source / "broker").rglob(suffix)}
-    assert held == {*map(str, files), "broker/py.typed", "twisted/plugins/broker_plugin.py"}
+    assert held == ours(source)
+    assert {"broker/storage/schema/1.sql", "broker/service.py"} <= held
+
+
+def test_the_sdist_holds_what_a_wheel_is_built_from_and_no_tests(dist: Path, source: Path) -> None:
+    (archive,) = dist.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        names = {name.partition("/")[2] for name in packed.getnames() if not packed.getmember(name).isdir()}
+    held = {name for name in names if not name.startswith("twisted_broker.egg-info/")}
+    made = {"PKG-INFO", "setup.cfg"}  # by setuptools
+    assert held == {*ours(source), *made, "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"}
 
 
 def test_uninstalling_leaves_twisted_as_it_was(dist: Path, tmp_path: Path) -> None:
@@ -122,7 +141,7 @@ def test_the_plugin_imports_nothing_of_the_broker(tmp_path: Path) -> None:
     assert run(sys.executable, "-c", loaded, cwd=tmp_path) == "[]\n"
 
 
-@pytest.mark.parametrize("script", ["test", "server"])
+@pytest.mark.parametrize("script", ["test", "server", "docs"])
 def test_without_venv_the_scripts_name_the_command_that_mends_it(script: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "script", tmp_path / "script")
     for name in ("setup.py", "pyproject.toml"):
@@ -138,14 +157,20 @@ def test_without_venv_the_scripts_name_the_command_that_mends_it(script: str, tm
     assert not (tmp_path / ".venv").exists()
 
 
-def test_tox_runs_the_commands_of_the_test_script() -> None:
-    tox = configparser.ConfigParser()
-    tox.read(ROOT / "tox.ini")
-    commands = [line for name in tox.sections() for line in tox[name].get("commands", "").split("\n") if line]
-    script = (ROOT / "script/test").read_text()
-    assert len(commands) >= 5
-    for command in commands:
-        assert f"\n{command}\n" in script or command == "python -m pytest {posargs}"
+def test_tox_runs_the_commands_of_the_scripts() -> None:
+    commands = [line for name in TOX.sections() for line in TOX[name].get("commands", "").split("\n") if line]
+    scripts = (ROOT / "script/test").read_text() + (ROOT / "script/docs").read_text()
+    said = {line.removeprefix("exec ").replace('"$@"', "{posargs}") for line in scripts.splitlines()}
+    assert len(commands) >= 6
+    assert not [command for command in commands if command not in said]
+
+
+def test_tox_has_every_python_that_the_package_names_and_the_oldest_dependencies() -> None:
+    pythons = re.findall(r'"Programming Language :: Python :: 3\.(\d+)"', (ROOT / "setup.py").read_text())
+    environments = set(re.split(r",\s*", TOX["tox"]["env_list"]))
+    assert {"py311", "oldest", "lint", "types", "docs"} <= environments
+    assert {name for name in environments if name.startswith("py")} == {f"py3{python}" for python in pythons}
+    assert "--resolution lowest-direct" in TOX["testenv:oldest"]["commands_pre"]
 
 
 def test_every_dependency_has_a_line_in_the_documentation() -> None:
