@@ -11,7 +11,7 @@ import gc
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -26,8 +26,9 @@ from broker.core.journal import Journal, Unit
 from broker.core.message import Message
 from broker.core.moving import Moving
 from broker.core.policy import BindingPolicy, Policies, Policy
-from broker.core.publishing import Published, Publishing
+from broker.core.publishing import Publishing
 from broker.core.queue import Queue
+from broker.core.route import Published
 from broker.core.settlement import Settlement
 from broker.core.stats import BrokerStats, QueueStats, stats_of
 from broker.core.store import IStore
@@ -36,7 +37,7 @@ from broker.core.taking import Taking
 from broker.core.topic import live_subscription
 from broker.core.transaction import Transaction
 from broker.core.window import Budget
-from broker.errors import Stopping
+from broker.errors import BrokerError, Stopping
 
 #: Queues that get a new policy in one reactor turn.
 _RELOAD_SLICE = 1_000
@@ -72,7 +73,7 @@ class Broker:
         self._journal = Journal(store, clock, self._directory, self._budget.allowance, self._committed)
         self._supply = Supply(store, clock, self.now, self._directory, self._journal, self.stats)
         self._settlement = Settlement(store, self.now, self._directory, self._journal, self._supply, self.stats)
-        self._publishing = Publishing(self._directory, self._journal, self.stats, self.now, self._supply.pump)
+        self._publishing = Publishing(self._directory, self._journal, self.stats, clock, self.now, self._supply.changed)
         self._delays = Delays(store, clock, self.now, self._directory, self._journal, self._publishing)
         self._moving = Moving(
             clock, self.now, self._directory, self._journal, self._publishing, self.stats, self._supply.changed
@@ -93,7 +94,7 @@ class Broker:
             gc.enable()
         if len(inventory.readers) >= _FREEZE:
             gc.freeze()
-        self._publishing.stamp = inventory.last_stamp
+        self._publishing.restore(inventory)
         self.stats.started = self._wall()
         await self._settlement.restore(inventory)
         self._delays.start()
@@ -120,6 +121,7 @@ class Broker:
     async def stop(self) -> None:
         """Take no new work, make durable what was accepted, and close the store."""
         self._publishing.stopping = True
+        self._publishing.waiting.stop()
         self._supply.stop()
         self._moving.stop()
         self._delays.stop()
@@ -272,8 +274,12 @@ class Broker:
         return Transaction(self._publishing.check, self._commit)
 
     def _commit(self, transaction: Transaction) -> Deferred[None]:
-        published = self._publishing.transacted(transaction.publishes)
-        unit = Unit(published.appends, transaction.size)
+        try:
+            published = self._publishing.transacted(transaction.publishes)
+        except BrokerError as error:
+            transaction.free()
+            return fail(error)
+        unit = Unit(published.appends, transaction.size, settles=published.settles)
         self._settlement.add(unit, transaction)
 
         def ended(committed: bool) -> None:
@@ -281,7 +287,11 @@ class Broker:
             self._settlement.outcome(transaction, committed)
 
         unit.ended = ended
-        return self._journal.append(unit).addCallback(published.told)
+
+        def told(numbers: list[int]) -> None:
+            published.told(numbers)
+
+        return self._journal.append(unit).addCallback(told)
 
     # -- queues and topics
 
@@ -361,6 +371,7 @@ class Broker:
     def _committed(self, queues: set[Queue]) -> None:
         for queue in queues:
             self._supply.changed(queue)
+        self._publishing.waiting.room()
         self._freeing.wake()
 
     def _forget(self, queue: Queue) -> None:

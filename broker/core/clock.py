@@ -192,27 +192,24 @@ class Delays:
     def _release(self, reader: Reader, seq: int, message: Message) -> None:
         """Publish a message that is due, and settle it in its slot, in one unit."""
         destination = named(message.target)
-        due = self._publishing.accept(msgspec.structs.replace(message, delay=0, target=""))
-        append = self._publishing.route(destination, due)
-        unit = Unit([append] if append is not None else [], due.size, settles=[(reader, seq)])
+        due = self._publishing.accept(destination, msgspec.structs.replace(message, delay=0, target=""))
+        route = self._publishing.route(destination, due, forced=True)
+        appends = [route.append] if route.append is not None else []
+        unit = Unit(appends, due.size, settles=[(reader, seq), *route.settles])
 
         def ended(committed: bool) -> None:
-            if append is not None:
-                self._publishing.arrived(append, committed)
+            self._publishing.ended(route, committed)
             if committed:
                 reader.settle(seq)
                 self._settled(reader, message)
             else:
                 self._again(reader, seq, message)
 
-        def told(numbers: list[int]) -> None:
-            if append is not None:
-                self._publishing.told(append, numbers[0])
-            else:
-                self._publishing.pass_on(destination, due)
-
         unit.ended = ended
-        _ = self._journal.append(unit).addCallbacks(told, lambda _: None)  # `ended` sees to a failure
+        _ = self._journal.append(unit).addCallbacks(
+            lambda numbers: self._publishing.told(route, *numbers[:1]),
+            lambda _: None,  # `ended` sees to a failure
+        )
 
     def _again(self, reader: Reader, seq: int, message: Message | None) -> None:
         self._push(self._now() + int(_RETRY_AFTER * 1e6), reader, seq, message)

@@ -14,6 +14,7 @@ import attrs
 from broker.core.binding import Binding
 from broker.core.destination import Destination, Kind
 from broker.core.filter import compile_filter
+from broker.core.message import OVERHEAD, Message
 from broker.core.policy import BindingPolicy, Policies
 from broker.core.queue import Queue
 from broker.core.reader import SEQ_BITS, Lane, Reader
@@ -32,6 +33,10 @@ from broker.errors import BadValue
 
 #: Bindings with a filter that one destination may have: each is asked about every message published to it.
 MAX_FILTERS = 100
+#: Reader ids below it fit in a delivery id that JSON carries.
+MAX_READERS = 1 << 20
+#: A mark no number reaches: nothing needs to be reserved where nothing is stored.
+_UNRESERVED = 1 << 62
 #: Distinct priorities of a destination; a further one takes the nearest that is there.
 MAX_LANES = 256
 
@@ -58,6 +63,8 @@ class Directory:
         self.readers: dict[int, Reader] = {}
         self.policies = policies
         self._budget = budget
+        #: Lanes in memory only that were made so far; their readers have the highest ids.
+        self._volatile = 0
         self._ids = {"destination": 0, "lane": 0, "reader": 0, "binding": 0}
         self._pending: list[Definition | Callable[[], list[Definition]]] = []
         self._ending: list[Callable[[dict[int, int]], list[Definition]]] = []
@@ -88,6 +95,21 @@ class Directory:
             slot = self.slots[destination.name] = Queue(destination.name, destination, self.policies.default)
             slot.id = self.log(destination).id
         return slot
+
+    def keep(self, queue: Queue, message: Message) -> tuple[Reader, int]:
+        """Put a message at the end of what `queue` keeps in memory only; the reader there, and its number."""
+        reader = next((r for r in queue.readers if not r.lane.durable and r.lane.priority == message.priority), None)
+        if reader is None:
+            self._volatile += 1
+            lane = Lane(self._volatile, queue.destination, message.priority, durable=False)
+            reader = self._attach(MAX_READERS - self._volatile, queue, lane, 0)
+            reader.reserved = reader.claiming = _UNRESERVED
+        lane, seq = reader.lane, reader.lane.next
+        lane.next += 1
+        reader.bytes += message.size
+        reader.appended(seq, [message], message.size, 0)
+        queue.counts.published += 1
+        return reader, seq
 
     def lane(self, log: Log, priority: int) -> Lane:
         """The lane of `log` for `priority`, made if it is not there."""
@@ -252,6 +274,7 @@ class Directory:
             reader.reserved = reader.claiming = state.reserved
             reader.crashed_below = reader.delivered = min(state.reserved, reader.lane.next)
             reader.failed = {seq: failure.attempts for seq, failure in state.failures.items()}
+            reader.bytes = reader.waiting * OVERHEAD
         for stored_binding in inventory.bindings:
             define, until = stored_binding.define, stored_binding.until
             queue, log = self.queue(by_id[define.queue].destination.name), by_id[define.source]

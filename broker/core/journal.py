@@ -26,7 +26,7 @@ from broker.core.directory import Directory
 from broker.core.message import Message
 from broker.core.queue import Queue
 from broker.core.reader import CLAIM, Lane, Reader
-from broker.core.store import Failure, Group, IStore, Range
+from broker.core.store import Failure, Group, IStore, PublishKey, Range
 from broker.errors import BrokerError, Stopping, StoreRefused, StoreUnavailable
 
 #: A group takes no further unit once it holds this much; a larger unit is a group of its own.
@@ -46,6 +46,9 @@ class Append:
     message: Message
     queues: tuple[Queue, ...] = ()
     skipped: tuple[Queue, ...] = ()
+    #: What its publisher called it, and until when that is remembered (us; 0: it is not).
+    key: str = ""
+    until: int = 0
 
 
 @attrs.define(eq=False)
@@ -133,6 +136,8 @@ class Journal:
         self.last_stamp = 0
         #: Why units cannot be stored at the moment; "" while all is well.
         self.trouble = ""
+        #: Why not even facts can be stored; "" while they can.
+        self.stuck = ""
         #: Runs since a unit failed.
         self._quiet: IDelayedCall | None = None
 
@@ -147,7 +152,9 @@ class Journal:
         return unit.done
 
     def settle(self, reader: Reader, low: int, high: int) -> None:
-        """Everything in ``low <= seq < high`` is settled."""
+        """Everything in ``low <= seq < high`` is settled; nothing to do where nothing is stored."""
+        if not reader.lane.durable:
+            return
         ranges = self._facts.settled.setdefault(reader.id, [])
         if ranges and ranges[-1][1] == low:
             ranges[-1] = (ranges[-1][0], high)
@@ -156,7 +163,9 @@ class Journal:
         self._start()
 
     def fail(self, reader: Reader, seq: int, failure: Failure | None) -> None:
-        """Remember what a message has behind it."""
+        """Remember what a message has behind it; nothing to do where nothing is stored."""
+        if not reader.lane.durable:
+            return
         self._facts.failures[reader.id, seq] = failure
         self._start()
 
@@ -261,6 +270,8 @@ class Journal:
                 seq = lane.next + len(part)
                 part.append(append.message)
                 unit.numbers.append(seq)
+                if append.until:
+                    group.keys.append(PublishKey(lane.id, seq, append.key, append.until))
                 sizes[lane] = sizes.get(lane, 0) + append.message.size
                 for reader in lane.readers if append.skipped else ():
                     if reader.queue in append.skipped:
@@ -274,6 +285,8 @@ class Journal:
         ends = {lane.id: lane.next + len(group.parts[lane.id]) for lane in sizes}
         for lane in sizes:
             self._read_by(lane, ends[lane.id], sealed)
+            if lane.keep >= 0:
+                group.keep[lane.id] = lane.keep
         group.definitions += self._directory.take_ends(ends)
         for reader_id, ranges in sealed.unseen.items():
             group.settled.setdefault(reader_id, []).extend(ranges)
@@ -303,6 +316,7 @@ class Journal:
     # -- outcomes: what is true in memory at once, and what is told afterwards
 
     def _apply(self, sealed: _Sealed) -> Callable[[], None]:
+        self.stuck = ""
         if sealed.units or self._quiet is None:
             self._well()
         for reader, mark in sealed.facts.claims.items():
@@ -312,11 +326,14 @@ class Journal:
         for lane, size in sealed.lanes:
             messages = sealed.group.parts[lane.id]
             base, lane.next = lane.next, lane.next + len(messages)
+            lane.bytes += size
             for reader in lane.readers:
+                reader.bytes += size
                 if reader.queue.used:
                     reader.appended(base, messages, size, self._allowance(reader.queue.wanted))
                 for low, high in unseen.get(reader.id, ()):
                     reader.bits.add_range(low, high)
+                    reader.bytes -= sum(message.size for message in messages[low - base : high - base])
                 queues.add(reader.queue)
         self._end(sealed.units, True)
 
@@ -338,6 +355,7 @@ class Journal:
         if self._facts or self._directory.pending:
             self._retry = self._clock.callLater(0 if units else RETRY_AFTER, self._try_again)
         if not units:
+            self.stuck = error.reason
             units = [*self._alone, *self._units]
             self._alone.clear()
             self._units.clear()

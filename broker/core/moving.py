@@ -19,6 +19,7 @@ from broker.core.message import Message
 from broker.core.publishing import Publishing
 from broker.core.queue import Move, Queue
 from broker.core.stats import BrokerStats
+from broker.errors import QueueFull
 
 #: Seconds until what could not be moved is tried again.
 RETRY_AFTER = 1.0
@@ -81,31 +82,42 @@ class Moving:
         if not delivery.on_loan:
             source.leaving -= 1
             return True  # settled or purged meanwhile
+        destination = Destination(Kind.QUEUE, move.target)
+        message = self._publishing.accept(destination, self._as_moved(move))
         target = self._directory.queues.get(move.target)
-        if target is not None and (target.full or target.policy.paused):
-            source.blocked = f"{move.target} is {'paused' if target.policy.paused else 'full'}"
+        if target is not None and target.policy.paused:
+            source.blocked = f"{move.target} is paused"
+            return False
+        try:
+            if target is not None and target.policy.overflow == "drop_new" and target.full_for(message):
+                raise QueueFull("what comes would be dropped there")
+            route = self._publishing.route(destination, message)
+        except QueueFull:
+            source.blocked = f"{move.target} is full"
             return False
         source.blocked = ""
-        message = self._publishing.accept(self._as_moved(move))
-        append = self._publishing.route(Destination(Kind.QUEUE, move.target), message)
-        assert append is not None
-        unit = Unit([append], append.message.size, settles=[(delivery.reader, delivery.seq)])
+        appends = [route.append] if route.append is not None else []
+        settles = [(delivery.reader, delivery.seq)] if delivery.reader.lane.durable else []
+        unit = Unit(appends, message.size, settles=[*settles, *route.settles])
 
         def ended(committed: bool) -> None:
-            self._publishing.arrived(append, committed)
+            self._publishing.ended(route, committed)
             if not committed:
                 source.blocked = "the store does not commit"
                 self.move([move])
                 return
             source.leaving -= 1
             if delivery.on_loan:
-                delivery.reader.settle(delivery.seq)
+                delivery.reader.settle(delivery.seq, delivery.message)
                 source.counts.moved += 1
                 self._stats.moved += 1
             self._gone(source)
 
         unit.ended = ended
-        _ = self._journal.append(unit).addErrback(lambda _: None)  # `ended` knows, and tries again
+        _ = self._journal.append(unit).addCallbacks(
+            lambda numbers: self._publishing.told(route, *numbers[:1]),
+            lambda _: None,  # `ended` knows, and tries again
+        )
         return True
 
     def _as_moved(self, move: Move) -> Message:
@@ -118,4 +130,4 @@ class Moving:
             "dead-letter-attempts": str(delivery.attempts),
             "dead-letter-time": str(self._now() // 1000),
         }
-        return msgspec.structs.replace(message, headers=headers, expires=0, ttl=0, max_attempts=0, delay=0)
+        return msgspec.structs.replace(message, headers=headers, expires=0, ttl=0, max_attempts=0, delay=0, key="")

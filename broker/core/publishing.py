@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import attrs
 import msgspec
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
 from broker.core.conditions import Subject
 from broker.core.consumers import Subscription
 from broker.core.destination import Destination, Kind
-from broker.core.directory import Directory, Log
+from broker.core.directory import Directory
 from broker.core.journal import Append, Journal, Unit
+from broker.core.keys import Keys
 from broker.core.message import Message
-from broker.core.policy import Policy
+from broker.core.policy import Policy, TopicPolicy
 from broker.core.queue import Queue
-from broker.core.reader import Reader
+from broker.core.reader import Lane, Reader
+from broker.core.route import Published, Route
 from broker.core.stats import BrokerStats
+from broker.core.store import Inventory
 from broker.core.topic import offer
+from broker.core.waiting import Waiting
 from broker.errors import MessageTooLarge, QueueFull, Stopping
 
 #: Seconds of due times that share a slot's log.
 SLOT_SECONDS = 10
-
-
-@attrs.define(eq=False, frozen=True)
-class Published:
-    """What became of a publish."""
-
-    #: The message's id, the same for every reader; ``live.<start>.<n>`` when it was not appended to any log.
-    message_id: str
-    #: The queues that got it, with its delivery id in each. A delayed message has the id it waits under.
-    deliveries: dict[str, int]
-    #: Bound queues that did not get it: they were full, or their filter did not match.
-    skipped: list[str]
 
 
 class Publishing:
@@ -45,32 +40,71 @@ class Publishing:
         directory: Directory,
         journal: Journal,
         stats: BrokerStats,
+        clock: IReactorTime,
         now: Callable[[], int],
-        pump: Callable[[Queue], None],
+        changed: Callable[[Queue], None],
     ) -> None:
         self._directory = directory
         self._journal = journal
         self._stats = stats
         self._now = now
-        self._pump = pump
+        self._changed = changed
         #: Live subscribers of topics.
         self.live: dict[Destination, dict[Subscription, None]] = {}
         self._live_count = 0
+        self.keys = Keys()
+        self.waiting = Waiting(clock, lambda queue, message: self._publish(queue.destination, message))
         #: The last stamp given.
         self.stamp = 0
         self.stopping = False
         #: Called with what was stored in a slot's log: where, its number, and the message.
         self.delayed: Callable[[Reader, int, Message], None] = lambda reader, seq, message: None
 
+    def restore(self, inventory: Inventory) -> None:
+        """Remember what was published before the restart."""
+        self.stamp = inventory.last_stamp
+        lanes = {lane.id: lane for log in self._directory.logs.values() for lane in log.lanes.values()}
+        for key in inventory.keys:
+            lane = lanes.get(key.lane)
+            if lane is not None:
+                destination, said = lane.destination, key.key
+                if destination.kind is Kind.SLOT:
+                    target, _, said = said.partition("\n")
+                    destination = named(target)
+                self.keys.remember(destination, said, key.until, partial(_again, destination, lane, key.seq))
+
+    # -- one message
+
     def publish(self, destination: Destination, message: Message) -> Deferred[Published]:
         """`Broker.publish`."""
         self.check(destination, message)
-        message = self.accept(message, self._delay(destination, message))
-        append = self.route(destination, message)
-        if append is None:
-            return succeed(self.pass_on(destination, message))
-        unit = Unit([append], message.size, ended=lambda committed: self.arrived(append, committed))
-        return self._journal.append(unit).addCallback(lambda numbers: self.told(append, numbers[0]))
+        if message.key and (seen := self._seen(destination, message)) is not None:
+            return seen
+        queue = self._directory.queues.get(destination.name) if destination.kind is Kind.QUEUE else None
+        waits = queue is not None and queue.policy.overflow == "wait" and not message.delay
+        if queue is not None and waits and (queue in self.waiting or queue.full_for(message)):
+            return self.waiting.wait(queue, message)
+        return self._publish(destination, message)
+
+    def _publish(self, destination: Destination, message: Message) -> Deferred[Published]:
+        route = self.route(destination, self.accept(destination, message, self._delay(destination, message)))
+        if route.stored:
+            return self._stored(route)
+        self.ended(route, True)
+        return succeed(self.told(route))
+
+    def _stored(self, route: Route) -> Deferred[Published]:
+        until = self._remember_until(route)
+        appends = [route.append] if route.append is not None else []
+        unit = Unit(appends, route.message.size, settles=route.settles, ended=partial(self.ended, route))
+        if until:
+            self.keys.begin(route.destination, route.message.key, until)
+        published = self._journal.append(unit).addCallback(lambda numbers: self.told(route, *numbers[:1]))
+        return published.addErrback(self._not_stored, route) if until else published
+
+    def _not_stored(self, failure: Failure, route: Route) -> Failure:
+        self.keys.failed(route.destination, route.message.key, failure)
+        return failure
 
     def check(self, destination: Destination, message: Message) -> None:
         """Raise what a publish raises at once."""
@@ -80,108 +114,221 @@ class Publishing:
         limit = self._policy(destination).max_message_size
         if limit and len(message.body) > limit:
             raise MessageTooLarge(f"the body is {len(message.body)} bytes long, at most {limit} are allowed")
-        if queue is not None and queue.full:
-            raise QueueFull(f"queue {destination.name} holds {queue.policy.max_messages} messages, its limit")
+        if queue is not None and queue.policy.overflow == "reject" and queue.full_for(message):
+            raise _full(queue)
 
-    def accept(self, message: Message, delay: int = 0) -> Message:
+    def accept(self, destination: Destination, message: Message, delay: int = 0) -> Message:
         """The message as it is kept: with a stamp, and its time to live, which begins when it is due, as a moment."""
         self.stamp = self._journal.last_stamp = max(self._now(), self.stamp + 1)
+        policy = self._policy(destination)
         expires = message.expires
         if message.ttl and not delay:
             end = self.stamp + message.ttl * 1000
             expires = min(expires, end) if expires else end
-        return msgspec.structs.replace(message, stamp=self.stamp, expires=expires, delay=delay)
+        priority = message.priority
+        if isinstance(policy, Policy):
+            if policy.max_ttl and expires:
+                expires = min(expires, self.stamp + policy.max_ttl * 1000)
+            if policy.priority == "off":
+                priority = 0
+        return msgspec.structs.replace(message, stamp=self.stamp, expires=expires, delay=delay, priority=priority)
 
-    def route(self, destination: Destination, message: Message) -> Append | None:
-        """Where it goes; None for a topic that no queue is bound to: nothing is appended."""
+    # -- where it goes
+
+    def route(self, destination: Destination, message: Message, *, forced: bool = False) -> Route:
+        """Where it goes, and what must go for it; `QueueFull` if its queue has no room and makes none.
+
+        `forced`: it was taken long ago, and comes in now whatever its queue holds.
+        """
         if message.delay:
-            slot = Destination(Kind.SLOT, str((message.stamp // 1000 + message.delay) // (SLOT_SECONDS * 1000)))
-            message = msgspec.structs.replace(message, target=str(destination))
-            lane = self._directory.lane(self._directory.log(slot), 0)
-            waits_in = lane.readers[0].queue
-            waits_in.incoming += 1
-            return Append(lane, message, (waits_in,))
+            return self._delayed(destination, message)
+        route = Route(destination, message)
         log = self._directory.log(destination)
-        own = None
+        takers: list[Queue] = []
+        hidden: list[Queue] = []
         if destination.kind is Kind.QUEUE:
-            self._stats.queues_created += destination.name not in self._directory.queues
-            own = self._directory.queue(destination.name)
-        skipped = self._skipped(log, message) if log.bound else ()
-        queues = [queue for queue in log.bound if queue not in skipped]
-        if own is not None:
-            queues.append(own)
-        elif not queues:
-            if not log.id:
-                del self._directory.logs[destination]
-            return None
-        for queue in queues:
-            queue.incoming += 1
-        return Append(self._directory.lane(log, message.priority), message, tuple(queues), skipped)
+            own = self._own(destination.name)
+            if own.policy.fanout_only:
+                hidden.append(own)
+            elif forced or self._room(own, route):
+                takers.append(own)
+            elif own.policy.overflow == "drop_new":
+                own.counts.discarded += 1
+                hidden.append(own)
+                route.skipped = (own,)
+            else:
+                raise _full(own)
+        if log.bound:
+            skipped = self._skipped(destination, route)
+            takers += [queue for queue in log.bound if queue not in skipped]
+            hidden += skipped
+            route.skipped += tuple(skipped)
+        kept = [queue for queue in takers if queue.policy.durable]
+        route.volatile = [queue for queue in takers if not queue.policy.durable]
+        if kept or self._retained(destination):
+            for queue in kept:
+                queue.incoming += 1
+                queue.incoming_bytes += message.size
+            lane = self._directory.lane(log, message.priority)
+            if message.expires and (not lane.expiring or message.expires < lane.expiring):
+                lane.expiring = message.expires
+            route.append = Append(
+                lane, message, tuple(kept), (*hidden, *route.volatile), message.key, self._remember_until(route)
+            )
+        elif not log.id and destination.kind is Kind.TOPIC:
+            del self._directory.logs[destination]
+        return route
 
-    def _skipped(self, log: Log, message: Message) -> tuple[Queue, ...]:
-        """The bound queues that are full, or whose filter does not match."""
-        subject = Subject(message, log.destination)
-        return tuple(
-            queue
-            for queue, binding in log.bound.items()
-            if queue.full or not (binding.filter is None or binding.filter.matches(subject))
-        )
+    def _own(self, name: str) -> Queue:
+        self._stats.queues_created += name not in self._directory.queues
+        return self._directory.queue(name)
 
-    def arrived(self, append: Append, committed: bool) -> None:
+    def _room(self, queue: Queue, route: Route) -> bool:
+        """True if the queue has, or makes, room for the message."""
+        return not queue.full_for(route.message) or (queue.policy.overflow == "drop_oldest" and route.make_room(queue))
+
+    def _skipped(self, destination: Destination, route: Route) -> list[Queue]:
+        """The bound queues whose filter does not match, or that are full."""
+        subject = Subject(route.message, destination)
+        skipped = []
+        for queue, binding in self._directory.log(destination).bound.items():
+            if binding.filter is not None and not binding.filter.matches(subject):
+                skipped.append(queue)
+            elif not self._room(queue, route):
+                queue.counts.discarded += queue.policy.overflow == "drop_new"
+                skipped.append(queue)
+        return skipped
+
+    def _delayed(self, destination: Destination, message: Message) -> Route:
+        slot = Destination(Kind.SLOT, str((message.stamp // 1000 + message.delay) // (SLOT_SECONDS * 1000)))
+        message = msgspec.structs.replace(message, target=str(destination))
+        lane = self._directory.lane(self._directory.log(slot), 0)
+        waits_in = lane.readers[0].queue
+        waits_in.incoming += 1
+        waits_in.incoming_bytes += message.size
+        route = Route(destination, message)
+        # Its lane does not tell where it goes to.
+        key = f"{destination}\n{message.key}"
+        route.append = Append(lane, message, (waits_in,), (), key, self._remember_until(route))
+        return route
+
+    # -- what becomes of it
+
+    def ended(self, route: Route, committed: bool) -> None:
         """A publish has an outcome."""
-        for queue in append.queues:
-            queue.incoming -= 1
-            queue.counts.published += committed
-        if committed and append.lane.destination.kind is not Kind.SLOT:
-            self._count(append.lane.destination)
+        route.ended(committed, self._changed)
 
-    def told(self, append: Append, seq: int) -> Published:
-        """A publish is on disk."""
-        lane = append.lane
+    def told(self, route: Route, seq: int = -1) -> Published:
+        """A publish is on disk, as far as it is stored."""
+        append, destination, message = route.append, route.destination, route.message
+        if append is not None and append.lane.destination.kind is Kind.SLOT:
+            return self._remembered(route, self._waits(append, seq))
+        if append is not None and seq < 0:
+            return self._remembered(route, Published(""))  # its queue was deleted meanwhile
+        self._count(destination)
+        got: dict[str, int] = {}
+        message_id = ""
+        if append is not None:
+            lane = append.lane
+            message_id = lane.message_id(seq)
+            for reader in lane.readers:
+                if reader.queue not in append.skipped and reader.terms.reads(seq):
+                    got[reader.queue.name] = reader.delivery_id(seq)
+        for queue in route.volatile:
+            reader, number = self._directory.keep(queue, message)
+            got[queue.name] = reader.delivery_id(number)
+            message_id = message_id or reader.message_id(number)
+        if not message_id:
+            self._live_count += 1
+            message_id = f"live.{int(self._stats.started * 1000)}.{self._live_count}"
+        if destination.kind is Kind.TOPIC and destination in self.live:
+            self._offer(destination, message, message_id)
+        for queue in route.volatile:
+            self._changed(queue)
+        return self._remembered(route, Published(message_id, got, [queue.name for queue in route.skipped]))
+
+    def _waits(self, append: Append, seq: int) -> Published:
         if seq < 0:
-            return Published("", {}, [])
-        message_id = lane.message_id(seq)
-        if lane.destination.kind is Kind.SLOT:
-            (reader,) = lane.readers
-            self.delayed(reader, seq, append.message)
-            return Published(message_id, {named(append.message.target).name: reader.delivery_id(seq)}, [])
-        if lane.destination.kind is Kind.TOPIC and lane.destination in self.live:
-            self._offer(lane.destination, append.message, message_id)
-        skipped = append.skipped
-        got = {r.queue.name: r.delivery_id(seq) for r in lane.readers if r.queue not in skipped and r.terms.reads(seq)}
-        return Published(message_id, got, [queue.name for queue in skipped])
+            return Published("")
+        (reader,) = append.lane.readers
+        self.delayed(reader, seq, append.message)
+        name = named(append.message.target).name
+        return Published(append.lane.message_id(seq), {name: reader.delivery_id(seq)})
 
-    def pass_on(self, topic: Destination, message: Message) -> Published:
-        """A publish that no queue keeps: live subscribers get it, and that is all its receipt means."""
-        self._count(topic)
-        self._live_count += 1
-        message_id = f"live.{int(self._stats.started * 1000)}.{self._live_count}"
-        self._offer(topic, message, message_id)
-        return Published(message_id, {}, [])
-
-    def transacted(self, publishes: list[tuple[Destination, Message]]) -> Transacted:
-        """The publishes of a transaction, ready for its unit."""
-        accepted = [(d, self.accept(message, self._delay(d, message))) for d, message in publishes]
-        return Transacted(self, [(d, message, self.route(d, message)) for d, message in accepted])
-
-    def _delay(self, destination: Destination, message: Message) -> int:
-        return message.delay or (self._policy(destination).delay if destination.kind is Kind.QUEUE else 0)
-
-    def _policy(self, destination: Destination) -> Policy:
-        if destination.kind is not Kind.QUEUE:
-            return self._directory.policies.default
-        queue = self._directory.queues.get(destination.name)
-        return queue.policy if queue is not None else self._directory.policies.of(destination.name)
+    def _offer(self, topic: Destination, message: Message, message_id: str) -> None:
+        for subscription in list(self.live.get(topic, ())):
+            offer(subscription, message, message_id)
+            self._changed(subscription.queue)
 
     def _count(self, destination: Destination) -> None:
         self._stats.published += 1
         if destination.kind is Kind.TOPIC:
             self._stats.published_to_topics += 1
 
-    def _offer(self, topic: Destination, message: Message, message_id: str) -> None:
-        for subscription in list(self.live.get(topic, ())):
-            offer(subscription, message, message_id)
-            self._pump(subscription.queue)
+    # -- publishers' keys
+
+    def _seen(self, destination: Destination, message: Message) -> Deferred[Published] | None:
+        if not self._policy(destination).dedup_window:
+            return None
+        now = self._now()
+        self.keys.expire(now)
+        return self.keys.seen(destination, message.key, now)
+
+    def _remember_until(self, route: Route) -> int:
+        """Until when its key is remembered (us); 0 = it has none that matters."""
+        window = self._policy(route.destination).dedup_window if route.message.key else 0
+        return route.message.stamp + window * 1000 if window else 0
+
+    def _remembered(self, route: Route, published: Published) -> Published:
+        until = self._remember_until(route)
+        if until:
+            self.keys.remember(route.destination, route.message.key, until, lambda: published)
+        return published
+
+    # -- transactions
+
+    def transacted(self, publishes: list[tuple[Destination, Message]]) -> Transacted:
+        """The publishes of a transaction, ready for its unit; raises what a publish raises, and nothing is changed."""
+        routes: list[Route] = []
+        try:
+            for destination, message in publishes:
+                self.check(destination, message)
+                accepted = self.accept(destination, message, self._delay(destination, message))
+                route = self._repeated(destination, message) or self.route(destination, accepted)
+                routes.append(route)
+        except Exception:
+            for route in routes:
+                self.ended(route, False)
+            raise
+        return Transacted(self, routes)
+
+    def _repeated(self, destination: Destination, message: Message) -> Route | None:
+        """The route of a publish that was made before: nowhere."""
+        seen = self._seen(destination, message) if message.key else None
+        if seen is None:
+            return None
+        if not seen.called:
+            _ = seen.addErrback(lambda _: None)
+            raise QueueFull(f"a publish with the key {message.key!r} is on its way; try again when it has an answer")
+        answers: list[Published] = []
+        _ = seen.addCallback(answers.append)
+        return Route(destination, message, first=answers[0])
+
+    # -- policies
+
+    def _delay(self, destination: Destination, message: Message) -> int:
+        policy = self._policy(destination)
+        return message.delay or (policy.delay if isinstance(policy, Policy) else 0)
+
+    def _policy(self, destination: Destination) -> Policy | TopicPolicy:
+        if destination.kind is not Kind.QUEUE:
+            return self._directory.policies.of_topic(destination.name)
+        queue = self._directory.queues.get(destination.name)
+        return queue.policy if queue is not None else self._directory.policies.of(destination.name)
+
+    def _retained(self, destination: Destination) -> bool:
+        policy = self._policy(destination)
+        return bool(policy.retain or policy.retain_bytes)
 
 
 @attrs.define(eq=False)
@@ -189,29 +336,47 @@ class Transacted:
     """What a transaction publishes: each message with its place, if it has one."""
 
     of: Publishing
-    published: list[tuple[Destination, Message, Append | None]]
+    routes: list[Route]
 
     @property
     def appends(self) -> list[Append]:
         """Those that are stored."""
-        return [append for _, _, append in self.published if append is not None]
+        return [route.append for route in self.routes if route.append is not None]
+
+    @property
+    def settles(self) -> list[tuple[Reader, int]]:
+        """What goes to make room for them."""
+        return [settled for route in self.routes for settled in route.settles]
 
     def ended(self, committed: bool) -> None:
         """The transaction has an outcome."""
-        for append in self.appends:
-            self.of.arrived(append, committed)
+        for route in self.routes:
+            self.of.ended(route, committed)
 
-    def told(self, numbers: list[int]) -> None:
+    def told(self, numbers: list[int]) -> list[Published]:
         """It is on disk."""
         following = iter(numbers)
-        for destination, message, append in self.published:
-            if append is not None:
-                self.of.told(append, next(following))
-            else:
-                self.of.pass_on(destination, message)
+        return [
+            route.first or self.of.told(route, next(following) if route.append is not None else -1)
+            for route in self.routes
+        ]
 
 
 def named(text: str) -> Destination:
     """The destination that `str` makes of it: ``/queue/orders``."""
     _, kind, name = text.split("/", 2)
     return Destination(Kind(kind), name)
+
+
+def _again(destination: Destination, lane: Lane, seq: int) -> Published:
+    """What the publisher of a message was told, before the restart."""
+    if lane.destination.kind is Kind.SLOT:
+        return Published(lane.message_id(seq), {destination.name: lane.readers[0].delivery_id(seq)})
+    got = {reader.queue.name: reader.delivery_id(seq) for reader in lane.readers if reader.terms.reads(seq)}
+    return Published(lane.message_id(seq), got)
+
+
+def _full(queue: Queue) -> QueueFull:
+    policy = queue.policy
+    limit = f"{policy.max_messages} messages" if policy.max_messages else f"{policy.most_bytes} bytes"
+    return QueueFull(f"queue {queue.name} holds {limit}, its limit")

@@ -19,7 +19,7 @@ from broker.core.destination import Destination
 from broker.core.groups import Groups
 from broker.core.message import Message
 from broker.core.policy import Policy
-from broker.core.reader import Reader
+from broker.core.reader import UNLOADED, Reader
 from broker.core.scan import MAX_EXAMINED, Scan
 from broker.errors import BrokerError
 
@@ -74,6 +74,10 @@ class Queue:
     consumers: Consumers = attrs.field(factory=Consumers)
     #: Messages accepted and not yet committed.
     incoming: int = 0
+    incoming_bytes: int = 0
+    #: Messages chosen to be dropped for those on their way, and their bytes.
+    dropping: int = 0
+    dropping_bytes: int = 0
     counts: Counts = attrs.field(factory=Counts)
     #: How long the last message delivered had waited (ms).
     last_age: int = 0
@@ -124,10 +128,54 @@ class Queue:
         return self.waiting - self.on_loan
 
     @property
-    def full(self) -> bool:
-        """True while it takes no further message (``max_messages``)."""
-        limit = self.policy.max_messages
-        return bool(limit) and self.waiting + self.incoming >= limit
+    def bytes(self) -> int:
+        """About how many bytes of memory what waits takes, or would take."""
+        return sum(reader.bytes for reader in self.readers)
+
+    def full_for(self, message: Message) -> bool:
+        """True if it has no room for a further message (``max_messages``, ``max_bytes``). A lone one always has."""
+        limit, most = self.policy.max_messages, self.policy.most_bytes
+        if not (limit or most):
+            return False
+        count = self.waiting + self.incoming - self.dropping
+        if limit and count >= limit:
+            return True
+        taken = self.bytes + self.incoming_bytes - self.dropping_bytes
+        return bool(most) and count > 0 and taken + message.size > most
+
+    # -- making room
+
+    def oldest(self) -> Delivery | None:
+        """Choose what is to be dropped next: the oldest of what is least urgent; None if all is on loan."""
+        for reader in sorted(self.readers, key=lambda reader: -reader.priority):
+            seq = reader.oldest_free() if reader.waiting > len(reader.on_loan) else None
+            if seq is not None:
+                size = reader.bytes // reader.waiting
+                victim = reader.lend(seq, UNLOADED, None, 0, size)
+                victim.claimed = True
+                self.dropping += 1
+                self.dropping_bytes += size
+                return victim
+        return None
+
+    def dropped(self, victim: Delivery) -> None:
+        """What was chosen is gone."""
+        self._decided(victim)
+        if victim.on_loan:
+            victim.reader.settle(victim.seq)
+            self.counts.discarded += 1
+            if not victim.reader.lane.durable:
+                victim.reader.head()  # lets the window go of it
+
+    def spare(self, victim: Delivery) -> None:
+        """What was chosen stays after all."""
+        self._decided(victim)
+        if victim.on_loan:
+            victim.reader.give_back(victim, victim.attempts)
+
+    def _decided(self, victim: Delivery) -> None:
+        self.dropping -= 1
+        self.dropping_bytes -= victim.lease
 
     @property
     def wanted(self) -> bool:
@@ -423,14 +471,14 @@ class Queue:
             self.leaving += 1
             self.moves.append(Move(delivery, target, reason))
             return
-        delivery.reader.settle(delivery.seq)
+        delivery.reader.settle(delivery.seq, delivery.message)
         self.settled.append((delivery.reader, delivery.seq, reason))
         self.counts.discarded += reason != "expired"
 
     def acked(self, delivery: Delivery) -> None:
         """A loan ended well."""
         self.unlink(delivery)
-        delivery.reader.settle(delivery.seq)
+        delivery.reader.settle(delivery.seq, delivery.message)
         self.counts.settled += 1
 
     def unlink(self, delivery: Delivery) -> None:

@@ -47,10 +47,16 @@ class Lane:
     durable: bool = True
     #: Its queue was deleted: what is still on its way to it is dropped.
     gone: bool = False
+    #: Nothing at or above this number may go, whatever is settled; -1: nothing is retained.
+    keep: int = -1
+    #: The earliest moment at which one of its messages expires (us); 0: none does; -1: not known.
+    expiring: int = 0
+    #: All bytes of memory that what was ever appended to it takes.
+    bytes: int = 0
 
     def message_id(self, seq: int) -> str:
         """The id of message `seq`, the same for every reader."""
-        return f"{self.id}.{seq}"
+        return f"{self.id}.{seq}" if self.durable else f"memory.{self.id}.{seq}"
 
 
 class Reader:
@@ -59,6 +65,7 @@ class Reader:
     __slots__ = (
         "_budget",
         "bits",
+        "bytes",
         "claiming",
         "crashed_below",
         "delivered",
@@ -80,6 +87,8 @@ class Reader:
         self.bits = Bits(cursor)
         self.terms = Terms()
         self.on_loan: dict[int, Delivery] = {}
+        #: About how many bytes of memory the messages not settled take, or would take.
+        self.bytes = 0
         #: Failed deliveries of what is not settled yet; 0 for what was only released.
         self.failed: dict[int, int] = {}
         #: Nothing at or above this number was delivered yet: on disk.
@@ -108,6 +117,8 @@ class Reader:
 
     def priority_of(self, seq: int) -> int:
         """The priority of message `seq` in this queue."""
+        if self.queue.policy.priority == "off":
+            return 0
         wish = self.terms.at(seq).priority
         return self.lane.priority if wish is None else wish
 
@@ -127,6 +138,16 @@ class Reader:
     def waiting(self) -> int:
         """Messages not settled, on loan or not."""
         return self.lane.next - self.bits.cursor - self.bits.count
+
+    def oldest_free(self) -> int | None:
+        """The number of the oldest message that is on loan to nobody; None if there is none."""
+        lowest = self.scan.lowest
+        ahead = self.bits.next_open(self.scan.pointer)
+        while ahead in self.on_loan:
+            ahead = self.bits.next_open(ahead + 1)
+        if lowest is None or ahead < lowest:
+            return ahead if ahead < self.lane.next else None
+        return lowest
 
     @property
     def scan(self) -> Scan:
@@ -196,10 +217,14 @@ class Reader:
         self.on_loan[delivery.seq] = hidden
         return hidden
 
-    def settle(self, seq: int) -> bool:
+    def settle(self, seq: int, message: Message = UNLOADED) -> bool:
         """Message `seq` is done for good; False if it was settled already."""
+        before = self.waiting
         if not self.bits.add(seq):
             return False
+        self.bytes -= message.size if message.stamp else self.bytes // before
+        if before == 1:
+            self.bytes = 0
         self.on_loan.pop(seq, None)
         self.failed.pop(seq, None)
         if self.ids is not None:
@@ -213,8 +238,10 @@ class Reader:
         edges = sorted(seq for seq in self.on_loan if low <= seq < high)
         lows, highs = [low, *(seq + 1 for seq in edges)], [*edges, high]
         ranges = [(first, end) for first, end in zip(lows, highs, strict=True) if first < end]
+        before = self.waiting
         for first, end in ranges:
             self.bits.add_range(first, end)
+        self.bytes = self.bytes * self.waiting // before if before else 0
         if self.failed:
             self.failed = {seq: n for seq, n in self.failed.items() if not low <= seq < high or seq in self.on_loan}
         return ranges

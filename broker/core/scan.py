@@ -158,6 +158,15 @@ class Scan:
             self._aside.stir(group)
 
     @property
+    def lowest(self) -> int | None:
+        """The lowest number below the pointer that is free, given back or passed over."""
+        back = self._back()
+        lowest = self._aside.lowest if self._aside is not None else None
+        if back is None or (lowest is not None and lowest < back[0]):
+            return lowest
+        return back[0]
+
+    @property
     def passed_over(self) -> int:
         """Messages passed over, waiting for their group."""
         return self._aside.count if self._aside is not None else 0
@@ -205,7 +214,6 @@ class Scan:
 
     def evict(self) -> None:
         """Keep no message in memory."""
-        lowest = self._aside.lowest if self._aside is not None else None
-        places = [self.pointer, *(self._returned or ())[:1], *([lowest] if lowest is not None else [])]
-        self.rewind(min(places))
+        lowest = self.lowest
+        self.rewind(self.pointer if lowest is None else min(lowest, self.pointer))
         self._aside = None

@@ -61,7 +61,9 @@ class Settlement:
                     self._supply.ends(loan)
 
     async def _message(self, reader: Reader, seq: int) -> Message | None:
-        """Message `seq` as it is stored; None if it is not."""
+        """Message `seq`, which waits or is on loan; None if it cannot be had."""
+        if not reader.lane.durable:
+            return reader.window.at(seq)
         batches = await self._store.read(reader.lane.id, seq, 1)
         if not batches or not batches[0].base <= seq < batches[0].base + batches[0].count:
             return None
@@ -74,8 +76,7 @@ class Settlement:
         acked = self._held(deliveries)
         for delivery in acked:
             self._acked(delivery)
-            if delivery.reader.lane.durable:
-                self._journal.settle(delivery.reader, delivery.seq, delivery.seq + 1)
+            self._journal.settle(delivery.reader, delivery.seq, delivery.seq + 1)
         self._changed(_queues(acked))
         return self._journal.durable()
 
@@ -92,7 +93,7 @@ class Settlement:
                 continue
             reader, had_deadline = delivery.reader, bool(delivery.due)
             until = self._given_back(delivery, counted, delay)
-            if reader.lane.durable and (counted or had_deadline) and delivery.seq not in reader.bits:
+            if (counted or had_deadline) and delivery.seq not in reader.bits:
                 self._journal.fail(reader, delivery.seq, Failure(delivery.attempts, -until, reason))
             given.append(delivery)
         self._given(_queues(given))
@@ -102,7 +103,7 @@ class Settlement:
         rejected = self._held(deliveries)
         for delivery in rejected:
             self._rejected(delivery)
-            if delivery.reader.lane.durable and delivery.seq not in delivery.reader.bits:
+            if delivery.seq not in delivery.reader.bits:
                 self._journal.fail(delivery.reader, delivery.seq, Failure(delivery.attempts, 0, "rejected"))
         self._given(_queues(rejected))
         return self._journal.durable()

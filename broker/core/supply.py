@@ -100,8 +100,8 @@ class Supply:
             self.pump_soon(queue, (queue.resting_until - self._now()) / 1e6)
         if not queue.lacks:
             queue.miss(None)
-        elif self._journal.trouble and not any(scan.loading for scan in queue.lacks):
-            queue.miss(StoreUnavailable(self._journal.trouble))
+        elif self._journal.stuck and not any(scan.loading for scan in queue.lacks):
+            queue.miss(StoreUnavailable(self._journal.stuck))
         self.looked(queue)
 
     def pump_soon(self, queue: Queue, seconds: float = 0.0) -> None:
@@ -132,8 +132,7 @@ class Supply:
         settled, queue.settled = queue.settled, []
         for reader, seq, reason in settled:
             self._count(reason)
-            if reader.lane.durable:
-                self._journal.settle(reader, seq, seq + 1)
+            self._journal.settle(reader, seq, seq + 1)
         if queue.moves:
             moves, queue.moves = queue.moves, []
             for move in moves:

@@ -64,6 +64,13 @@ class Window:
         """True if number `seq` lies between the first one held and `end`."""
         return bool(self._runs) and self._runs[0].base <= seq < self.end  # type: ignore[index]
 
+    def at(self, seq: int) -> Message | None:
+        """Message `seq`, if it is in memory and decoded."""
+        for run in self._runs or ():
+            if run.messages is not None and run.base <= seq < run.base + run.count:
+                return run.messages[seq - run.base]
+        return None
+
     def append(self, base: int, messages: list[Message], size: int) -> None:
         """Take messages that were just published; only where the window ends (`end` == `base`)."""
         self._push(_Run(base, len(messages), b"", messages, size))

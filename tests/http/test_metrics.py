@@ -13,7 +13,7 @@ from twisted.internet.threads import deferToThread
 
 from broker.core.destination import queue
 from broker.core.message import Message
-from broker.core.publishing import Published
+from broker.core.route import Published
 from broker.core.stats import OF_BROKER, OF_FRONT, OF_QUEUE, FrontStats
 from broker.core.survey import Survey
 from broker.http import metrics

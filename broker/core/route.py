@@ -1,0 +1,83 @@
+"""Routes: where one accepted message goes, what must go to make room for it, and what its producer is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from broker.core.delivery import Delivery
+from broker.core.destination import Destination
+from broker.core.journal import Append
+from broker.core.message import Message
+from broker.core.queue import Queue
+from broker.core.reader import Reader
+
+
+@attrs.define(eq=False, frozen=True)
+class Published:
+    """What became of a publish."""
+
+    #: The message's id, the same for every reader; ``live.<start>.<n>`` when it was not appended to any log.
+    message_id: str
+    #: The queues that got it, with its delivery id in each. A delayed message has the id it waits under.
+    deliveries: dict[str, int] = attrs.field(factory=dict)
+    #: Queues that did not get it: they were full, or their filter did not match.
+    skipped: list[str] = attrs.field(factory=list)
+    #: It was published before, under the same key, and is not stored again.
+    duplicate: bool = False
+
+
+@attrs.define(eq=False)
+class Route:
+    """Where a message goes."""
+
+    destination: Destination
+    message: Message
+    #: What is to be stored of it; None: nothing.
+    append: Append | None = None
+    #: Queues that keep it in memory only.
+    volatile: list[Queue] = attrs.field(factory=list)
+    #: Queues that are not to get it.
+    skipped: tuple[Queue, ...] = ()
+    #: What it drives out of queues that are full.
+    victims: list[Delivery] = attrs.field(factory=list)
+    #: It is the second one with its key: what the first one is told.
+    first: Published | None = None
+
+    @property
+    def settles(self) -> list[tuple[Reader, int]]:
+        """What is settled on disk in the commit that stores it."""
+        return [(victim.reader, victim.seq) for victim in self.victims if victim.reader.lane.durable]
+
+    @property
+    def stored(self) -> bool:
+        """True if it needs a commit."""
+        return self.append is not None or bool(self.settles)
+
+    def make_room(self, queue: Queue) -> bool:
+        """Choose what `queue` drops for it; False if there is not enough that is on loan to nobody."""
+        chosen: list[Delivery] = []
+        while queue.full_for(self.message):
+            victim = queue.oldest()
+            if victim is None:
+                for delivery in chosen:
+                    queue.spare(delivery)
+                return False
+            chosen.append(victim)
+        self.victims += chosen
+        return True
+
+    def ended(self, committed: bool, gone: Callable[[Queue], None]) -> None:
+        """Its commit has an outcome."""
+        for queue in self.append.queues if self.append is not None else ():
+            queue.incoming -= 1
+            queue.incoming_bytes -= self.message.size
+            queue.counts.published += committed
+        for victim in self.victims:
+            queue = victim.reader.queue
+            if committed:
+                queue.dropped(victim)
+            else:
+                queue.spare(victim)
+            gone(queue)
