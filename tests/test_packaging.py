@@ -68,7 +68,9 @@ def install(tmp_path: Path, *what: object) -> Path:
     (packages,) = (tmp_path / "env").glob("lib/python*/site-packages")
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check"]
-    run(*pip, "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", *what, cwd=tmp_path)
+    # pip sees what is installed in that environment: ours there must not count, nor be touched.
+    options = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--ignore-installed")
+    run(*pip, "install", *options, *what, cwd=tmp_path)
     return python
 
 
