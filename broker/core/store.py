@@ -6,6 +6,7 @@ Numbers (`seq`) count the messages of a lane from 0 without holes. Ranges are ha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -119,6 +120,9 @@ class Group(msgspec.Struct):
     definitions: list[Definition] = []
     #: What publishers called the messages of this group's parts.
     keys: list[PublishKey] = []
+    #: Per retained lane: nothing at or above this number may go, whatever is settled. It holds until another is said,
+    #: here or to `IStore.trim`; of a lane that none was said of, nothing is retained.
+    keep: dict[int, int] = {}
     #: The highest stamp given so far.
     last_stamp: int = 0
 
@@ -216,17 +220,25 @@ class IStore(Interface):
         """The stored batches of `lane` from the one that holds `seq` on, in order, about `max_bytes` of them.
 
         At least one if there is any at or after `seq`. Where a number is missing between `seq` and the first batch, or
-        between two, every reader has settled it. A snapshot of its own: whether a message was folded meanwhile does not
-        show. Never waits for a commit; shows every commit that has fired.
+        between two, every reader has settled it and it is not retained, or it cannot be read any more. A snapshot of
+        its own: whether a message was folded meanwhile does not show. Never waits for a commit; shows every commit
+        that has fired.
         """
 
     def seek(lane: int, stamp: int) -> Deferred[int]:
         """The first number of `lane` whose message has this stamp or a later one; the lane's next number if none."""
 
-    def trim(budget: int) -> Deferred[int]:
+    def seek_bytes(lane: int, size: int) -> Deferred[int]:
+        """The first number of `lane` such that its last `size` bytes, as stored, are at or after it.
+
+        Exact to a batch: it may be one that leaves up to a batch more. The lane's next number for a `size` of 0.
+        """
+
+    def trim(budget: int, keep: Mapping[int, int] = {}) -> Deferred[int]:
         """Free batches that every reader has settled, about `budget` bytes of them; the bytes freed (0: nothing left).
 
-        Uses committed marks only, and raises `LaneState.low` to them.
+        Nothing at or above ``keep[lane]`` goes; of a lane not in `keep` nothing is retained any more. A lane that
+        nobody reads is freed up to there. Uses committed marks only, and raises `LaneState.low` to them.
         """
 
     def measure() -> Deferred[Sizes]:

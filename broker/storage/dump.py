@@ -1,4 +1,4 @@
-"""A data file as lines of JSON: what is defined, and every message that some queue has not settled.
+"""A data file as lines of JSON: what is defined, and every message that is retained or not settled by some queue.
 
 No line names an id or a number: loaded elsewhere, a dump gets new ones. A message's place in its log is its stamp. The
 lines are described in ``docs/storage-format.rst``.
@@ -16,6 +16,7 @@ from broker.core.policy import BindingPolicy
 from broker.core.store import BindingState
 from broker.storage.lane import Lane
 from broker.storage.offline import Offline
+from broker.storage.tables import load_keys
 
 #: The version of these lines.
 FORMAT: Final = 1
@@ -74,6 +75,8 @@ class Log(_Line):
     run: int = 0
     #: The queues that read it.
     readers: list[str] = []
+    #: Messages are kept although every queue has settled them. Those that are follow, too.
+    retained: bool = False
 
 
 class Standing(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
@@ -106,8 +109,17 @@ class Entry(_Line, tag="message"):
     target: str = ""
     group: str = ""
     key: str = ""
-    #: Every queue that has not settled it.
+    #: Every queue that has not settled it; none: it is retained.
     queues: dict[str, Standing] = {}
+    #: What its publisher called it, against doubles, and until when that holds.
+    keys: dict[str, int] = {}
+
+
+class Key(_Line):
+    """What a publisher called a message of the last log that is not among those before this line."""
+
+    key: str
+    until: int
 
 
 class End(_Line):
@@ -116,7 +128,7 @@ class End(_Line):
     messages: int
 
 
-Line: TypeAlias = Begin | Destination | Binding | Log | Entry | End
+Line: TypeAlias = Begin | Destination | Binding | Log | Entry | Key | End
 
 #: The fields of a message that are written as they are.
 _SAME: Final = [name for name in Message.__struct_fields__ if name != "body"]
@@ -159,15 +171,28 @@ class Dump:
             yield Destination(name=destination.name, kind=destination.kind.value)
         yield from sorted(map(self._binding, ledger.bindings.values()), key=lambda one: (one.queue, one.source))
         count = 0
+        keys: dict[int, dict[int, dict[str, int]]] = {}
+        for one in sorted(load_keys(self._store.connection, ledger), key=lambda one: one.key):
+            keys.setdefault(one.lane, {}).setdefault(one.seq, {})[one.key] = one.until
         for lane in lanes:
             readers = sorted(self._names[reader.queue] for reader in lane.readers)
-            yield Log(destination=self._names[lane.destination], priority=lane.priority, run=lane.run, readers=readers)
-            for entry in self._entries(lane, 0):
+            yield Log(
+                destination=self._names[lane.destination],
+                priority=lane.priority,
+                run=lane.run,
+                readers=readers,
+                retained=lane.keep is not None,
+            )
+            named = keys.get(lane.id, {})
+            for number, entry in self._entries(lane, 0):
                 count += 1
+                entry.keys = named.pop(number, {})
                 yield entry
+            for key, until in sorted(item for some in named.values() for item in some.items()):
+                yield Key(key=key, until=until)
         yield End(messages=count)
 
-    def _entries(self, lane: Lane, seq: int) -> Iterator[Entry]:
+    def _entries(self, lane: Lane, seq: int) -> Iterator[tuple[int, Entry]]:
         readers = sorted((self._names[reader.queue], reader) for reader in lane.readers)
         for batch in self._store.batches(lane.id, seq):
             for number, message in enumerate(unpack(batch.count, batch.data), batch.base):
@@ -182,13 +207,13 @@ class Dump:
                                 failure.due,
                                 failure.reason,
                             )
-                if queues and number >= seq:
-                    yield to_entry(message, queues)
+                if number >= seq and (queues or number >= lane.kept):
+                    yield number, to_entry(message, queues)
 
     def _stamp(self, lane: Lane, seq: int) -> int:
         """The stamp of the first message from `seq` on that is in the dump; 0 if there is none."""
         first = next(self._entries(lane, seq), None) if seq < lane.next else None
-        return first.stamp if first is not None else 0
+        return first[1].stamp if first is not None else 0
 
     def _binding(self, binding: BindingState) -> Binding:
         define = binding.define

@@ -3,7 +3,7 @@
 A fold has two phases. First it is planned and prepared: what some reader has not settled is copied, on the read
 connection, and joined to batches. Then a later commit takes it along: the batches go in, the records go out, and the
 tables are brought to the state after the commit before. A crash sees both or neither. What every reader had settled by
-the time of the plan is never written a second time.
+the time of the plan is never written a second time, unless it is retained.
 """
 
 from __future__ import annotations
@@ -39,16 +39,17 @@ def plan(ledger: Ledger, unfolded: Unfolded, upto: int) -> list[Keep]:
         lane = ledger.lanes.get(id)
         if lane is None:
             continue
-        floor = lane.floor
+        floor, kept = lane.floor, lane.kept
         marked = any(reader.settled.count for reader in lane.readers)
         for place in places:
             if place.cid > upto:
                 break
             first, end = place.part.base, place.part.base + place.part.count
-            if end <= floor:
-                continue
-            if marked or first < floor:
-                first, end = lane.wanted(max(first, floor), end)
+            if end <= kept:  # else some of it is retained: it is folded whole
+                if end <= floor:
+                    continue
+                if marked or first < floor:
+                    first, end = lane.wanted(max(first, floor), end)
             if first < end:
                 keeps.append(Keep(place, first, end))
     keeps.sort(key=lambda keep: keep.place.cid)

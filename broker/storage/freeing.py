@@ -61,6 +61,6 @@ def apply(ledger: Ledger, lanes: Freeable) -> None:
         else:
             ledger.moved.discard(id)
             lane = ledger.lanes[id]
-            lane.low = max(lane.low, lane.first_open)
+            lane.low = max(lane.low, lane.unwanted)
         if ledger.changes is not None:
             ledger.changes.lanes.add(id)

@@ -32,7 +32,14 @@ class Lane:
     next: int = 0
     low: int = 0
     bytes: int = 0
+    #: Nothing at or above it may go, whatever is settled; None: nothing is retained.
+    keep: int | None = None
     readers: tuple[Reader, ...] = ()
+
+    @property
+    def kept(self) -> int:
+        """`keep`, as a number: where nothing is retained, the end."""
+        return self.next if self.keep is None else min(self.keep, self.next)
 
     @property
     def floor(self) -> int:
@@ -40,13 +47,13 @@ class Lane:
         return min([self.next, *(reader.settled.cursor for reader in self.readers)])
 
     @property
-    def first_open(self) -> int:
-        """Below this number every reader has settled everything."""
-        return min([self.next, *(reader.settled.first_open for reader in self.readers)])
+    def unwanted(self) -> int:
+        """Below this number every reader has settled everything, and nothing is retained."""
+        return min([self.kept, *(reader.settled.first_open for reader in self.readers)])
 
     def freeable(self) -> list[Range]:
         """Ranges of which nobody wants anything: below the cursors, and whole chunks above them."""
-        floor = self.floor
+        floor, kept = self.floor, self.kept
         ranges = [(0, floor)]
         if self.readers and all(reader.settled.count or reader.settled.cursor > floor for reader in self.readers):
             full = [(reader.settled.cursor // CHUNK, reader.settled.full_chunks()) for reader in self.readers]
@@ -54,7 +61,7 @@ class Lane:
                 if all(number < passed or number in chunks for passed, chunks in full):
                     lo, hi = number * CHUNK, (number + 1) * CHUNK
                     ranges[-1:] = [(ranges[-1][0], hi)] if ranges[-1][1] == lo else [ranges[-1], (lo, hi)]
-        return ranges
+        return [(lo, min(hi, kept)) for lo, hi in ranges if lo < kept]
 
     def stragglers(self, seq: int) -> list[tuple[int, int]]:
         """The stragglers from `seq` on, in order, each with a reader that has it."""

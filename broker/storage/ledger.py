@@ -6,7 +6,7 @@ start-up: one function for both, so that a restart cannot see anything else than
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import attrs
@@ -85,6 +85,8 @@ class Ledger:
         self.moved: set[int] = set()
         #: Readers that have much settled above their cursor (`straggle`); kept only with `track`.
         self.lagging: set[int] = set()
+        #: Lanes of which something is retained.
+        self.retained: set[int] = set()
         #: Lanes that no longer exist and whose batches are still to be freed.
         self.gone: set[int] = set()
 
@@ -175,7 +177,28 @@ class Ledger:
                 else:
                     reader.failures.pop(seq, None)
         take_keys(self.keys, directory.keys)
+        for id, mark in directory.keep:
+            lane = self.lanes.get(id)
+            if lane is not None:
+                lane.keep = mark
+                self.retained.add(id)
+                if self.changes is not None:
+                    self.changes.lanes.add(id)
         self.last_stamp = max(self.last_stamp, directory.last_stamp)
+
+    def retain(self, keep: Mapping[int, int]) -> None:
+        """This is retained and no more. The tables need not say it: a start that knows less keeps more."""
+        for id in [id for id in self.retained if id not in keep]:
+            self.retained.discard(id)
+            if id in self.lanes:
+                self.lanes[id].keep = None
+                self.moved.add(id)
+        for id, mark in keep.items():
+            lane = self.lanes.get(id)
+            if lane is not None and lane.keep != mark:
+                lane.keep = mark
+                self.retained.add(id)
+                self.moved.add(id)
 
     def lasting(self, keys: dict[tuple[int, str], PublishKey]) -> list[PublishKey]:
         """Those of `keys` that are not to be forgotten yet."""

@@ -19,9 +19,10 @@ from broker.core.store import (
     EndBinding,
     Failure,
     Group,
+    PublishKey,
 )
 from broker.errors import BrokerError
-from broker.storage.dump import FORMAT, Begin, Binding, Destination, End, Entry, Line, Log, Place, from_entry
+from broker.storage.dump import FORMAT, Begin, Binding, Destination, End, Entry, Key, Line, Log, Place, from_entry
 from broker.storage.offline import Offline
 
 #: What a group holds before it is committed, as counted in memory.
@@ -49,6 +50,8 @@ class _Log:
     #: Places in it that are asked for, by their stamp, and what was found.
     wanted: list[int]
     found: dict[int, int]
+    #: Nothing from there on may go; None: nothing is retained.
+    keep: int | None
     #: The last message's.
     stamp: int = 0
 
@@ -104,6 +107,12 @@ class Load:
                 self._begin_log(line)
             case Entry():
                 self._message(line)
+            case Key(key=key, until=until):
+                if self._log is None:
+                    raise BadDump("a key comes before the line of its log")
+                self._group.keys.append(PublishKey(self._log.id, -1, key, until))
+                self._size += len(key)
+                self._commit_if_full()
             case End(messages=messages):
                 self._ended = True
                 if messages != self.messages:
@@ -147,9 +156,11 @@ class Load:
             id, next_number = self._new("lane"), 0
             self._group.definitions.append(DefineLane(id, destination, line.priority, line.run))
             there: dict[int, int] = {}
+            keep = 0 if line.retained else None
         else:
             id, next_number = lane.id, lane.next
             there = {reader.queue: reader.id for reader in lane.readers}
+            keep = lane.next if lane.keep is None and line.retained else lane.keep
         readers: dict[str, int] = {}
         for name in line.readers:
             queue = self._known(name)
@@ -165,7 +176,11 @@ class Load:
             for place in (*binding.start, *(binding.until or ()))
             if (place.priority, place.run) == key[1:] and place.stamp
         ]
-        self._log = self._logs[key] = _Log(id, next_number, readers, list(there.values()), sorted(set(wanted)), {})
+        self._log = self._logs[key] = _Log(
+            id, next_number, readers, list(there.values()), sorted(set(wanted)), {}, keep
+        )
+        if keep is not None:
+            self._group.keep[id] = keep
 
     def _define_bindings(self) -> None:
         bound = {(one.define.queue, one.define.source) for one in self._ledger.bindings.values()}
@@ -232,6 +247,7 @@ class Load:
         for reader in log.others:
             self._settle(reader, seq)
         part.append(message)
+        group.keys += [PublishKey(log.id, seq, key, until) for key, until in line.keys.items()]
         log.stamp = message.stamp
         group.last_stamp = max(group.last_stamp, message.stamp)
         log.next += 1

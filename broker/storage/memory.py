@@ -6,6 +6,7 @@ A `MemoryStore` outlives its broker: opened again without a `close`, it is what 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
 from typing import Final
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -16,13 +17,14 @@ from broker.core.store import Batch, Committed, Group, Inventory, IStore, Sizes
 from broker.errors import BrokerError, StoreUnavailable
 from broker.storage import record
 from broker.storage.ledger import Ledger
+from broker.storage.record import Row
 
 #: Keys of publishers among which expired ones are not looked for.
 _KEYS: Final = 1024
 
 
-def _base(batch: Batch) -> int:
-    return batch.base
+def _base(row: Row) -> int:
+    return row.base
 
 
 @implementer(IStore)
@@ -38,7 +40,7 @@ class MemoryStore:
         #: Groups committed since it was made, for tests that count.
         self.commits = 0
         self._ledger = Ledger()
-        self._batches: dict[int, list[Batch]] = {}
+        self._batches: dict[int, list[Row]] = {}
         self._held: tuple[Group, Deferred[Committed]] | None = None
         self._opened = False
         self._unclean_starts = 0
@@ -71,56 +73,70 @@ class MemoryStore:
 
     def read(self, lane: int, seq: int, max_bytes: int) -> Deferred[list[Batch]]:
         """See `IStore.read`."""
-        batches = self._batches.get(lane, []) if lane in self._ledger.lanes else []
-        place = max(bisect_right(batches, seq, key=_base) - 1, 0)
-        if place < len(batches) and batches[place].base + batches[place].count <= seq:
+        rows = self._rows_of(lane)
+        place = max(bisect_right(rows, seq, key=_base) - 1, 0)
+        if place < len(rows) and rows[place].base + rows[place].count <= seq:
             place += 1
         found: list[Batch] = []
         size = 0
-        while place < len(batches) and (not found or size + len(batches[place].data) <= max_bytes):
-            found.append(batches[place])
-            size += len(batches[place].data)
+        while place < len(rows) and (not found or size + len(rows[place].data) <= max_bytes):
+            row = rows[place]
+            found.append(Batch(lane, row.base, row.count, row.data))
+            size += len(row.data)
             place += 1
         return succeed(found)
 
     def seek(self, lane: int, stamp: int) -> Deferred[int]:
         """See `IStore.seek`."""
-        batches = self._batches.get(lane, []) if lane in self._ledger.lanes else []
-        place = bisect_left(batches, stamp, key=lambda batch: unpack(batch.count, batch.data)[0].stamp)
+        rows = self._rows_of(lane)
+        place = bisect_left(rows, stamp, key=lambda row: row.t0)
         if place:
-            batch = batches[place - 1]
-            stamps = [message.stamp for message in unpack(batch.count, batch.data)]
+            row = rows[place - 1]
+            stamps = [message.stamp for message in unpack(row.count, row.data)]
             if stamps[-1] >= stamp:
-                return succeed(batch.base + bisect_left(stamps, stamp))
-        if place < len(batches):
-            return succeed(batches[place].base)
+                return succeed(row.base + bisect_left(stamps, stamp))
+        if place < len(rows):
+            return succeed(rows[place].base)
         known = self._ledger.lanes.get(lane)
         return succeed(known.next if known is not None else 0)
 
-    def trim(self, budget: int) -> Deferred[int]:
+    def seek_bytes(self, lane: int, size: int) -> Deferred[int]:
+        """See `IStore.seek_bytes`."""
+        known = self._ledger.lanes.get(lane)
+        if known is None:
+            return succeed(0)
+        rows = self._rows_of(lane)
+        byte = max(known.bytes - size, 0)
+        place = bisect_right(rows, byte, key=lambda row: row.before)
+        if place and rows[place - 1].before + len(rows[place - 1].data) > byte:
+            place -= 1
+        return succeed(rows[place].base if place < len(rows) else known.next)
+
+    def trim(self, budget: int, keep: Mapping[int, int] = {}) -> Deferred[int]:
         """See `IStore.trim`."""
         ledger = self._ledger
+        ledger.retain(keep)
         freed = 0
         while ledger.gone and freed < budget:
-            freed += sum(len(batch.data) for batch in self._batches.pop(ledger.gone.pop(), []))
+            freed += sum(len(row.data) for row in self._batches.pop(ledger.gone.pop(), []))
         while ledger.moved and freed < budget:
             lane = ledger.lanes[ledger.moved.pop()]
-            batches = self._batches.get(lane.id, [])
+            rows = self._batches.get(lane.id, [])
             for lo, hi in lane.freeable():
-                first = end = bisect_left(batches, lo, key=_base)
-                while end < len(batches) and batches[end].base + batches[end].count <= hi and freed < budget:
-                    freed += len(batches[end].data)
+                first = end = bisect_left(rows, lo, key=_base)
+                while end < len(rows) and rows[end].base + rows[end].count <= hi and freed < budget:
+                    freed += len(rows[end].data)
                     end += 1
-                del batches[first:end]
+                del rows[first:end]
             if freed >= budget:
                 ledger.moved.add(lane.id)  # perhaps there is more in this one
-            elif lane.low < (low := lane.first_open):
+            elif lane.low < (low := lane.unwanted):
                 lane.low = low
         return succeed(freed)
 
     def measure(self) -> Deferred[Sizes]:
         """See `IStore.measure`."""
-        return succeed(Sizes(data=sum(len(one.data) for batches in self._batches.values() for one in batches)))
+        return succeed(Sizes(data=sum(len(row.data) for rows in self._batches.values() for row in rows)))
 
     def close(self) -> Deferred[None]:
         """See `IStore.close`. A commit that is still held fails."""
@@ -161,6 +177,9 @@ class MemoryStore:
 
     # -- inside
 
+    def _rows_of(self, lane: int) -> list[Row]:
+        return self._batches.get(lane, []) if lane in self._ledger.lanes else []
+
     def _commit(self, group: Group) -> Committed:
         ledger = self._ledger
         bases = ledger.allot(group)
@@ -171,11 +190,21 @@ class MemoryStore:
         ledger.apply(record.decode(record.encode(written.directory)))
         for part in written.directory.parts:
             if part.lane in ledger.lanes and part.offset >= 0:
-                data = written.data[part.offset : part.offset + part.length]
-                self._batches.setdefault(part.lane, []).append(Batch(part.lane, part.base, part.count, data))
+                self._batches.setdefault(part.lane, []).append(
+                    Row(
+                        part.lane,
+                        part.base,
+                        part.count,
+                        part.before,
+                        part.next_expiry,
+                        part.max_expiry,
+                        part.t0,
+                        written.data[part.offset : part.offset + part.length],
+                    )
+                )
         for row in written.rows:
             if row.lane in ledger.lanes:
-                self._batches.setdefault(row.lane, []).append(Batch(row.lane, row.base, row.count, row.data))
+                self._batches.setdefault(row.lane, []).append(row)
         if len(ledger.keys) > self._most_keys:
             ledger.keys = {(key.lane, key.key): key for key in ledger.lasting(ledger.keys)}
             self._most_keys = 2 * len(ledger.keys) + _KEYS

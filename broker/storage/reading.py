@@ -165,17 +165,8 @@ def seek_lane(
     `place` is the last unfolded part that begins before `stamp`, `after` the first number of the one behind it.
     """
     connection.execute("BEGIN")
-    first = "SELECT base, t0 FROM batch WHERE lane = ? AND base >= ? ORDER BY base LIMIT 1"
-    lo, hi = 0, end  # batches below lo begin before the stamp, batches from hi on do not
-    while lo < hi:
-        middle = (lo + hi) // 2
-        row = connection.execute(first, (lane, middle)).fetchone()
-        if row is not None and row[0] < hi and row[1] < stamp:
-            lo = row[0] + 1
-        else:
-            hi = middle
-    following = connection.execute(first, (lane, lo)).fetchone()
-    answer = min(end, end if following is None else following[0], end if after is None else after)
+    lo, following = _split(connection, lane, "t0", stamp, end)
+    answer = min(following, end if after is None else after)
     row = connection.execute(
         "SELECT base, n, data FROM batch WHERE lane = ? AND base < ? ORDER BY base DESC LIMIT 1", (lane, lo)
     ).fetchone()
@@ -190,6 +181,44 @@ def seek_lane(
         if stamps[-1] >= stamp:
             answer = row[0] + bisect_left(stamps, stamp)
     return min(answer, _first_straggler(connection, stamp, behind, end))
+
+
+def seek_byte(
+    connection: sqlite3.Connection, lane: int, byte: int, end: int, place: Place | None, after: int | None
+) -> int:
+    """The first number of the run that holds that byte of `lane`, or of the first run behind it; else `end`.
+
+    `place` is the last unfolded part that begins at or before it, `after` the first number of the one behind it.
+    """
+    connection.execute("BEGIN")
+    lo, following = _split(connection, lane, "before", byte + 1, end)
+    row = connection.execute(
+        "SELECT base, before + length(data) FROM batch WHERE lane = ? AND base < ? ORDER BY base DESC LIMIT 1",
+        (lane, lo),
+    ).fetchone()
+    if place is not None and (row is None or place.part.base > row[0]):
+        row = place.part.base, place.part.before + place.part.length
+    if row is not None and row[1] > byte:
+        return row[0]
+    return min(following, end if after is None else after)
+
+
+def _split(connection: sqlite3.Connection, lane: int, column: str, value: int, end: int) -> tuple[int, int]:
+    """Where a lane's batches, up to `end`, stop to have less than `value` in a column that only increases.
+
+    Those with a lower base than the first number have less; the second is the base of the first that has not, or `end`.
+    """
+    first = f"SELECT base, {column} FROM batch WHERE lane = ? AND base >= ? ORDER BY base LIMIT 1"
+    lo, hi = 0, end
+    while lo < hi:
+        middle = (lo + hi) // 2
+        row = connection.execute(first, (lane, middle)).fetchone()
+        if row is not None and row[0] < hi and row[1] < value:
+            lo = row[0] + 1
+        else:
+            hi = middle
+    row = connection.execute(first, (lane, lo)).fetchone()
+    return lo, end if row is None else min(end, row[0])
 
 
 def _first_straggler(connection: sqlite3.Connection, stamp: int, behind: list[tuple[int, int]], end: int) -> int:

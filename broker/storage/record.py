@@ -71,6 +71,8 @@ class Directory(msgspec.Struct, array_like=True):
     failures: list[tuple[int, int, int, int, str]] = []
     keys: list[PublishKey] = []
     definitions: list[Definition] = []
+    #: ``[lane, seq]``: nothing at or above it may go, whatever is settled.
+    keep: list[tuple[int, int]] = []
 
 
 class Record(msgspec.Struct):
@@ -144,6 +146,7 @@ def empty(group: Group) -> bool:
         or group.failures
         or group.definitions
         or group.keys
+        or group.keep
     )
 
 
@@ -187,5 +190,14 @@ def _directory(group: Group, parts: list[Part]) -> Directory:
         (reader, seq, failure.attempts, failure.due, failure.reason) if failure is not None else (reader, seq, 0, 0, "")
         for (reader, seq), failure in group.failures.items()
     ]
-    jumps = list(group.jumps.items())
-    return Directory(VERSION, group.last_stamp, parts, settled, jumps, failures, group.keys, group.definitions)
+    return Directory(
+        VERSION,
+        group.last_stamp,
+        parts,
+        settled,
+        list(group.jumps.items()),
+        failures,
+        group.keys,
+        group.definitions,
+        list(group.keep.items()),
+    )

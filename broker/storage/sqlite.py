@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, Literal
 
 from twisted.enterprise.adbapi import ConnectionPool
@@ -85,6 +85,8 @@ class SQLiteStore:
         self._fold_after = 0.0
         self._fold_alone: IDelayedCall | None = None
         self._tasks: set[Deferred[None]] = set()
+        #: What a call of `trim` that waits for its turn was told to keep; commits that come first add theirs.
+        self._keep: dict[int, int] | None = None
 
     # -- the contract
 
@@ -104,8 +106,13 @@ class SQLiteStore:
         """See `IStore.seek`."""
         return Deferred.fromCoroutine(self._seek(lane, stamp))
 
-    def trim(self, budget: int) -> Deferred[int]:
+    def seek_bytes(self, lane: int, size: int) -> Deferred[int]:
+        """See `IStore.seek_bytes`."""
+        return Deferred.fromCoroutine(self._seek_bytes(lane, size))
+
+    def trim(self, budget: int, keep: Mapping[int, int] = {}) -> Deferred[int]:
         """See `IStore.trim`."""
+        self._keep = dict(keep)
         return Deferred.fromCoroutine(self._trim(budget))
 
     def measure(self) -> Deferred[Sizes]:
@@ -203,6 +210,8 @@ class SQLiteStore:
         if folding is not None:
             self._folded(folding)
         self._ledger.apply(directory)
+        if self._keep is not None:
+            self._keep.update(group.keep)
         self._unfolded.add(self._last, size, size + length, directory)
         self._fold_if_due()
         self._checkpoints.watch()
@@ -348,6 +357,15 @@ class SQLiteStore:
         behind = known.stragglers(0)
         return await self._file.read(reading.seek_lane, lane, stamp, known.next, *around, behind)
 
+    async def _seek_bytes(self, lane: int, size: int) -> int:
+        self._check_open()
+        known = self._ledger.lanes.get(lane)
+        if known is None:
+            return 0
+        byte = max(known.bytes - size, 0)
+        around = self._unfolded.around_byte(lane, byte)
+        return await self._file.read(reading.seek_byte, lane, byte, known.next, *around)
+
     # -- freeing, measuring
 
     async def _trim(self, budget: int) -> int:
@@ -356,6 +374,9 @@ class SQLiteStore:
             await self._turn.acquire()
             try:
                 self._check_open()
+                if self._keep is not None:
+                    self._ledger.retain(self._keep)
+                    self._keep = None
                 await self._straggle()
                 lanes = freeing.plan(self._ledger)
                 if not lanes:

@@ -53,7 +53,7 @@ def write_checkpoint(connection: sqlite3.Connection, ledger: Ledger, changes: Ch
     many("DELETE FROM binding WHERE id = ?", gone(changes.bindings, ledger.bindings))  # type: ignore[arg-type]
     lanes = gone(changes.lanes, ledger.lanes)  # type: ignore[arg-type]
     many("DELETE FROM lane WHERE id = ?", lanes)
-    many("INSERT INTO lane VALUES (?, NULL, 0, 0, 0, 0, 0)", [lane for lane in lanes if lane[0] in ledger.gone])
+    many("INSERT INTO lane VALUES (?, NULL, 0, 0, 0, 0, 0, NULL)", [lane for lane in lanes if lane[0] in ledger.gone])
     many("DELETE FROM destination WHERE id = ?", gone(changes.destinations, ledger.destinations))  # type: ignore[arg-type]
 
     many(
@@ -65,10 +65,10 @@ def write_checkpoint(connection: sqlite3.Connection, ledger: Ledger, changes: Ch
         ],
     )
     many(
-        "INSERT INTO lane VALUES (?, ?, ?, ?, ?, ?, ?) "
-        "ON CONFLICT (id) DO UPDATE SET next = excluded.next, low = excluded.low, bytes = excluded.bytes",
+        "INSERT INTO lane VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
+        "next = excluded.next, low = excluded.low, bytes = excluded.bytes, keep = excluded.keep",
         [
-            (x.id, x.destination, x.priority, x.run, x.next, x.low, x.bytes)
+            (x.id, x.destination, x.priority, x.run, x.next, x.low, x.bytes, x.keep)
             for x in map(ledger.lanes.get, sorted(changes.lanes))
             if x is not None
         ],
@@ -189,12 +189,14 @@ def load(connection: sqlite3.Connection) -> tuple[Ledger, Unfolded, int]:
     for id, kind, name in connection.execute("SELECT id, kind, name FROM destination ORDER BY id"):
         ledger.destinations[id] = DefineDestination(id, Kind(kind), name)
     for id, destination, *rest in connection.execute(
-        "SELECT id, destination, priority, run, next, low, bytes FROM lane ORDER BY id"
+        "SELECT id, destination, priority, run, next, low, bytes, keep FROM lane ORDER BY id"
     ):
         if destination is None:
             ledger.gone.add(id)
         else:
             ledger.add_lane(Lane(id, destination, *rest))
+            if rest[-1] is not None:
+                ledger.retained.add(id)
     for id, queue, lane, cursor, reserved in connection.execute(
         "SELECT id, queue, lane, cursor, reserved FROM reader ORDER BY id"
     ):

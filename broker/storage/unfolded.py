@@ -32,6 +32,7 @@ class Place(msgspec.Struct, gc=False):
 _cid = attrgetter("cid")
 _base = attrgetter("part.base")
 _t0 = attrgetter("part.t0")
+_before = attrgetter("part.before")
 
 
 class Unfolded:
@@ -99,5 +100,12 @@ class Unfolded:
     def around(self, lane: int, stamp: int) -> tuple[Place | None, int | None]:
         """The last part that begins before `stamp`, and the first number of the part after it."""
         places = self.lanes.get(lane, [])
-        place = bisect_left(places, stamp, key=_t0)
+        return self._around(places, bisect_left(places, stamp, key=_t0))
+
+    def around_byte(self, lane: int, byte: int) -> tuple[Place | None, int | None]:
+        """The last part that begins at or before that byte of the lane, and the first number of the part after it."""
+        places = self.lanes.get(lane, [])
+        return self._around(places, bisect_right(places, byte, key=_before))
+
+    def _around(self, places: list[Place], place: int) -> tuple[Place | None, int | None]:
         return places[place - 1] if place else None, places[place].part.base if place < len(places) else None

@@ -336,6 +336,82 @@ async def test_trim_goes_by_its_budget(kept: Kept) -> None:
     assert await kept.commit(Group(parts={1: messages(80, 1)})) == {1: 80}
 
 
+@pytest.mark.parametrize("size", [10, 10_000])
+@tx()
+async def test_what_is_retained_stays_although_every_reader_has_settled_it(kept: Kept, size: int) -> None:
+    definitions: list[Definition] = [*queue_of(1), DefineDestination(2, Kind.TOPIC, "t"), DefineLane(2, 2, 0)]
+    for first in range(0, 40, 4):
+        parts = {1: messages(first, 4, size), 2: messages(first, 4, size)}
+        await kept.commit(Group(parts=parts, definitions=definitions, keep={1: 0, 2: 0}, settled={1: [(first, 40)]}))
+        definitions = []
+    keep = {1: 10, 2: 22}
+    for _ in range(3):
+        while await kept.store.trim(1 << 20, keep):
+            pass
+        for lane, low in keep.items():
+            found = await kept.read(lane)
+            assert found == {seq: messages(seq, 1, size)[0] for seq in found}
+            assert set(range(low, 40)) <= set(found)
+            assert await kept.store.seek(lane, 1000 + low) == low
+        await kept.store.close()
+        assert [lane.next for lane in (await kept.crash()).lanes] == [40, 40]
+    assert max(lane.low for lane in (await kept.crash()).lanes) <= 22
+    assert size < 100 or min(await kept.read(2)) == 20
+    while await kept.store.trim(1 << 20):
+        pass
+    await kept.store.close()
+    await kept.crash()
+    while await kept.store.trim(1 << 20):
+        pass
+    assert await kept.read(1) == await kept.read(2) == {}
+
+
+@tx()
+async def test_a_replay_reads_from_the_retained_past(kept: Kept) -> None:
+    await kept.commit(Group(parts={1: messages(0, 30)}, definitions=queue_of(1), keep={1: 5}, settled={1: [(0, 30)]}))
+    await kept.store.close()
+    await kept.crash()
+    await kept.commit(Group(definitions=[*queue_of(2)[:1], DefineReader(2, 2, 1, 7)]))
+    while await kept.store.trim(1 << 20):
+        pass
+    await kept.store.close()
+    await kept.crash()
+    assert set(range(7, 30)) <= set(await kept.read(1))
+
+
+@pytest.mark.parametrize("size", [10, 700, 20_000, 100_000])
+@tx()
+async def test_seek_bytes_finds_where_the_last_bytes_begin(kept: Kept, size: int) -> None:
+    assert await kept.store.seek_bytes(1, 5) == 0
+    await kept.commit(Group(definitions=queue_of(1)))
+    assert await kept.store.seek_bytes(1, 5) == 0
+    for first in range(0, 40, 4):
+        parts = {1: messages(first, 4, size if first % 8 else 10)}
+        await kept.commit(Group(parts=parts))
+    for turn in range(3):
+        runs: list[tuple[int, int]] = []
+        seq = 0
+        while batches := await kept.store.read(1, seq, 1 << 20):
+            runs += [(batch.base, len(batch.data)) for batch in batches]
+            seq = batches[-1].base + batches[-1].count
+        for wish in (0, 1, 50, 500, 5_000, 50_000, 500_000, 1 << 40):
+            seq = await kept.store.seek_bytes(1, wish)
+            after = [length for base, length in runs if base >= seq]
+            assert seq in [base for base, _ in runs] or (seq == 40 and not wish)
+            assert sum(after) >= min(wish, sum(length for _, length in runs))
+            assert sum(after[1:]) < wish or not after
+        if turn == 1:
+            await kept.commit(Group(settled={1: [(0, 9)]}))
+            while await kept.store.trim(1 << 20):
+                pass
+        await kept.store.close()
+        await kept.crash()
+    await kept.commit(Group(settled={1: [(0, 40)]}))
+    while await kept.store.trim(1 << 20):
+        pass
+    assert await kept.store.seek_bytes(1, 500) in (36, 40)
+
+
 @tx()
 async def test_a_dropped_queue_takes_its_log_along(kept: Kept) -> None:
     await kept.commit(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -77,9 +77,13 @@ class Holding:
         assert self._store is not None
         return self._store.seek(lane, stamp)
 
-    def trim(self, budget: int) -> Deferred[int]:
+    def seek_bytes(self, lane: int, size: int) -> Deferred[int]:
         assert self._store is not None
-        return self._store.trim(budget)
+        return self._store.seek_bytes(lane, size)
+
+    def trim(self, budget: int, keep: Mapping[int, int] = {}) -> Deferred[int]:
+        assert self._store is not None
+        return self._store.trim(budget, keep)
 
     def measure(self) -> Deferred[Sizes]:
         assert self._store is not None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from broker.core.destination import Kind
-from broker.core.store import DefineBinding, DefineDestination, DefineReader, DropQueue, Group
+from broker.core.store import DefineBinding, DefineDestination, DefineLane, DefineReader, DropQueue, Group
 from broker.storage import reading, unfolded
 from broker.storage.record import Directory, Part
 from broker.storage.sqlite import FOLD_PAUSE, SQLiteStore
@@ -210,6 +210,38 @@ def test_what_was_settled_while_a_fold_was_prepared_is_freed_after_it(store: SQL
     assert rows(store, "SELECT base, n FROM batch") == [(0, 10)]
     assert result(store.trim(1 << 20)) > 0
     assert rows(store, "SELECT count(*) FROM batch") == [(0,)]
+
+
+def test_what_is_retained_is_folded_whole(store: SQLiteStore) -> None:
+    put(store, 0, 9, definitions=queue_of(1), keep={1: 0})
+    result(store.commit(Group(settled={1: [(0, 3), (5, 9)]}, keep={1: 2})))
+    store._reactor.advance(1)
+    assert rows(store, "SELECT base, n FROM batch ORDER BY base") == [(2, 7)]
+    assert rows(store, "SELECT keep FROM lane") == [(2,)]
+    result(store.commit(Group(parts={1: messages(9, 1)}, settled={1: [(3, 10)]})))
+    again = inline_store(store.path)
+    result(again.open())
+    for _ in range(9):  # a fold before anybody says again what is retained
+        result(again.commit(Group(failures={(1, 9): None})))
+    again._reactor.advance(1)
+    assert rows(again, "SELECT base, n FROM batch ORDER BY base") == [(2, 7), (9, 1)]
+    result(again.close())
+    result(store.trim(1 << 20, {1: 9}))
+    assert list(stored(store, 1)) == [9]
+
+
+def test_what_is_retained_from_a_commit_on_survives_a_trim_asked_for_before_it(store: SQLiteStore) -> None:
+    result(store.commit(Group(definitions=[DefineDestination(1, Kind.TOPIC, "t"), DefineLane(1, 1, 0)])))
+    threads = store._file._pools[0].threadpool
+    assert isinstance(threads, InlineThreads)
+    threads.held = True
+    committed = store.commit(Group(parts={1: messages(0, 9, 10_000)}, keep={1: 0}))
+    freed = store.trim(1 << 20)  # whoever asks has not heard of the lane
+    threads.held = False
+    threads.step()
+    assert result(committed).bases == {1: 0}
+    assert result(freed) == 0
+    assert len(stored(store, 1)) == 9
 
 
 def test_batches_beneath_a_later_cursor_are_freed_after_a_restart(tmp_path: Path) -> None:

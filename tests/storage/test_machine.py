@@ -17,6 +17,7 @@ from broker.core import bits
 from broker.core.destination import Kind
 from broker.core.message import Message
 from broker.core.store import (
+    Batch,
     DefineBinding,
     DefineDestination,
     DefineLane,
@@ -27,6 +28,7 @@ from broker.core.store import (
     Failure,
     Group,
     Inventory,
+    IStore,
     PublishKey,
 )
 from broker.errors import StoreUnavailable
@@ -89,6 +91,8 @@ class Stores(RuleBasedStateMachine):
         #: Every message ever committed, by lane and number.
         self.said: dict[int, dict[int, Message]] = {}
         self.pending: list[Definition] = []
+        #: What is retained, by lane.
+        self.kept: dict[int, int] = {}
 
     def teardown(self) -> None:
         self.connection.before = self.connection.after = None
@@ -120,6 +124,7 @@ class Stores(RuleBasedStateMachine):
         self.keep(group, bases)
 
     def keep(self, group: Group, bases: dict[int, int]) -> None:
+        self.kept.update(group.keep)
         for lane, messages in group.parts.items():
             self.said.setdefault(lane, {}).update(enumerate(messages, bases[lane]))
 
@@ -154,6 +159,10 @@ class Stores(RuleBasedStateMachine):
             for key in data.draw(st.lists(st.sampled_from("abcdé"), max_size=3)):
                 until = self.stamp + data.draw(st.integers(-1, 30))
                 group.keys.append(PublishKey(lane, data.draw(st.integers(0, nexts[lane] - 1)), key, until))
+            if lane in self.kept:
+                group.keep[lane] = self.kept[lane] + data.draw(st.integers(0, 5))
+            elif data.draw(st.integers(0, 9)) == 0:
+                group.keep[lane] = nexts[lane] - len(group.parts[lane])
         return group
 
     # -- definitions wait for the next group
@@ -231,10 +240,22 @@ class Stores(RuleBasedStateMachine):
     def pause(self) -> None:
         self.sqlite._reactor.advance(10)
 
-    @rule(budget=st.sampled_from([1, 400, 1 << 30]))
-    def trim(self, budget: int) -> None:
-        result(self.memory.trim(budget))
-        result(self.sqlite.trim(budget))
+    @rule(budget=st.sampled_from([1, 400, 1 << 30]), forget=st.integers(0, 9))
+    def trim(self, budget: int, forget: int) -> None:
+        if forget == 0:
+            self.kept.clear()
+        self.trim_both(budget)
+
+    @precondition(lambda self: self.kept)
+    @rule(data=st.data())
+    def keep_less(self, data: st.DataObject) -> None:
+        lane = data.draw(st.sampled_from(sorted(self.kept)))
+        self.kept[lane] += data.draw(st.integers(0, 9))
+        self.trim_both(1 << 30)
+
+    def trim_both(self, budget: int) -> None:
+        result(self.memory.trim(budget, self.kept))
+        result(self.sqlite.trim(budget, self.kept))
 
     @precondition(lambda self: self.known.readers and not self.pending)
     @rule(data=st.data(), fails=st.sampled_from(["", "", "", "before", "after"]))
@@ -251,14 +272,14 @@ class Stores(RuleBasedStateMachine):
                 edges = zip([0, *(seq + 1 for seq in left)], [*left, end], strict=True)
                 group.settled[reader.id] = [(low, high) for low, high in edges if low < high]
         self.commit(group)
-        result(self.memory.trim(1 << 30))
+        result(self.memory.trim(1 << 30, self.kept))
         error = sqlite3.OperationalError("disk I/O error")
         self.connection.before, self.connection.after = (
             error if fails == "before" else None,
             error if fails == "after" else None,
         )
         try:
-            result(self.sqlite.trim(1 << 30))
+            result(self.sqlite.trim(1 << 30, self.kept))
         except StoreUnavailable:
             assert fails
         finally:
@@ -331,6 +352,7 @@ class Stores(RuleBasedStateMachine):
                     wanted |= {seq for seq in range(lane.next) if seq not in bits}
             said = self.said.get(lane.id, {})
             assert len(said) == lane.next
+            wanted |= set(range(self.kept.get(lane.id, lane.next), lane.next))
             for max_bytes in (1, 700, 1 << 18):
                 found = stored(self.sqlite, lane.id, 0, max_bytes)
                 assert found.items() <= said.items()
@@ -338,9 +360,25 @@ class Stores(RuleBasedStateMachine):
             for stamp in {0, self.stamp // 2, self.stamp + 1}:
                 exact = next((seq for seq, message in said.items() if message.stamp >= stamp), lane.next)
                 for store in (self.sqlite, self.memory):
+                    # The bytes at or after it are those asked for, and less than a run more.
+                    size = stamp * 9
+                    first = result(store.seek_bytes(lane.id, size))
+                    behind = [len(batch.data) for batch in run_of(store, lane.id, first)]
+                    there = sum(len(batch.data) for batch in run_of(store, lane.id, 0))
+                    assert sum(behind) >= min(size, there) or first > 0
+                    assert sum(behind[1:]) <= size
                     seq = result(store.seek(lane.id, stamp))
                     assert exact <= seq <= lane.next
                     assert wanted.isdisjoint(range(exact, seq))
+
+
+def run_of(store: IStore, lane: int, seq: int) -> list[Batch]:
+    """The stored batches from the one that holds `seq` on."""
+    found: list[Batch] = []
+    while batches := result(store.read(lane, seq, 1 << 18)):
+        found += batches
+        seq = batches[-1].base + batches[-1].count
+    return found
 
 
 TestStores = Stores.TestCase
