@@ -70,6 +70,11 @@ class Terms:
             return True
         return self._policies[max(bisect_right(self._starts, seq) - 1, 0)] is not None
 
+    def until(self, seq: int) -> int:
+        """The number up to which what holds for `seq` holds."""
+        place = bisect_right(self._starts, seq)
+        return self._starts[place] if place < len(self._starts) else 1 << 62
+
     def _change(self, seq: int, policy: BindingPolicy | None) -> None:
         if self._starts and self._starts[-1] == seq:
             self._policies[-1] = policy

@@ -28,6 +28,7 @@ from broker.core.moving import Moving
 from broker.core.policy import BindingPolicy, Policies, Policy
 from broker.core.publishing import Publishing
 from broker.core.queue import Queue
+from broker.core.retention import Retention
 from broker.core.route import Published
 from broker.core.settlement import Settlement
 from broker.core.stats import BrokerStats, QueueStats, stats_of
@@ -80,7 +81,9 @@ class Broker:
         )
         self._supply.move = self._moving.move
         self._taking = Taking(clock, self.now, self._directory, self._supply, self._forget)
-        self._freeing = Freeing(store, clock)
+        self._retention = Retention(store, self.now, self._directory)
+        self._publishing.retained = self._retention.watch
+        self._freeing = Freeing(store, clock, self._retention)
 
     # -- life
 
@@ -98,6 +101,9 @@ class Broker:
         self.stats.started = self._wall()
         await self._settlement.restore(inventory)
         self._delays.start()
+        self._retention.survey()
+        if self._retention:
+            self._freeing.wake()
         for queue in self._directory.queues.values():
             if queue.policy.max_idle:
                 self._supply.use(queue)
@@ -117,6 +123,8 @@ class Broker:
             self._supply.changed(queue)
             if number % _RELOAD_SLICE == 0:
                 await deferLater(self.clock, 0)
+        self._retention.survey()
+        self._freeing.wake()
 
     async def stop(self) -> None:
         """Take no new work, make durable what was accepted, and close the store."""

@@ -6,6 +6,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from broker.core.retention import Retention
 from broker.core.store import IStore
 from broker.errors import BrokerError
 
@@ -13,6 +14,8 @@ from broker.errors import BrokerError
 _DELAY = 1.0
 #: Seconds between two slices: freeing takes at most a fifth of the writer's time (10 ms a slice).
 _PAUSE = 0.04
+#: Seconds until it is looked again at what is retained: it gets old without a commit.
+_RETAINED = 5.0
 #: Bytes a slice.
 _SLICE = 1024 * 1024
 
@@ -22,8 +25,9 @@ class Freeing:
 
     _log = Logger()
 
-    def __init__(self, store: IStore, clock: IReactorTime) -> None:
+    def __init__(self, store: IStore, clock: IReactorTime, retention: Retention) -> None:
         self._store = store
+        self._retention = retention
         self._clock = clock
         self._call: IDelayedCall | None = None
         self._under_way: Deferred[None] | None = None
@@ -31,7 +35,9 @@ class Freeing:
 
     def wake(self) -> None:
         """There was a commit."""
-        if self._call is None and self._under_way is None and not self._stopped:
+        if self._call is not None and self._call.getTime() > self._clock.seconds() + _DELAY:
+            self._call.reset(_DELAY)
+        elif self._call is None and self._under_way is None and not self._stopped:
             self._call = self._clock.callLater(_DELAY, self._trim)
 
     async def stop(self) -> None:
@@ -53,12 +59,12 @@ class Freeing:
     async def _slice(self) -> None:
         freed = 0
         try:
-            freed = await self._store.trim(_SLICE)
+            freed = await self._store.trim(_SLICE, await self._retention.marks())
         except BrokerError as error:
             self._log.warn("cannot free settled messages: {reason}", reason=error.reason)
         finally:
             done, self._under_way = self._under_way, None
-            if freed and not self._stopped:
-                self._call = self._clock.callLater(_PAUSE, self._trim)
+            if (freed or self._retention) and not self._stopped:
+                self._call = self._clock.callLater(_PAUSE if freed else _RETAINED, self._trim)
             if done is not None:
                 done.callback(None)

@@ -120,10 +120,14 @@ class Rule(msgspec.Struct, frozen=True):
     says: dict[str, Any]
 
     @property
-    def specificity(self) -> int:
-        """How many characters the pattern names; of two rules that match, the one with more wins."""
-        return sum(character not in "*?" for character in self.pattern)
+    def specificity(self) -> tuple[bool, int]:
+        """Of two rules that match, a whole name wins, then the pattern that names more characters."""
+        named = sum(character not in "*?" for character in self.pattern)
+        return named == len(self.pattern), named
 
+
+#: Names whose policy is remembered: it is asked for with every publish to a topic.
+_KNOWN = 10_000
 
 P = TypeVar("P", Policy, TopicPolicy)
 
@@ -135,12 +139,20 @@ class Ruled(Generic[P]):
         self.default: P = default
         self.rules = sorted(rules, key=lambda rule: (rule.specificity, rule.pattern))
         self._matchers = [(re.compile(_translated(rule.pattern), re.DOTALL), rule) for rule in self.rules]
+        self._known: dict[str, P] = {}
 
     def of(self, name: str) -> P:
         """The policy of what is called `name`."""
-        policy = self.default
-        for rule in self.speaking(name):
-            policy = msgspec.structs.replace(policy, **rule.says)
+        if not self.rules:
+            return self.default
+        policy = self._known.get(name)
+        if policy is None:
+            policy = self.default
+            for rule in self.speaking(name):
+                policy = msgspec.structs.replace(policy, **rule.says)
+            if len(self._known) >= _KNOWN:
+                self._known.clear()
+            self._known[name] = policy
         return policy
 
     def speaking(self, name: str) -> list[Rule]:
@@ -164,6 +176,13 @@ class Policies:
         self.topics: Ruled[TopicPolicy] = Ruled(topic_default, topic_rules)
         #: A queue's name that stands for others: what is published to it goes to each of them.
         self.aliases = dict(aliases or {})
+
+    @property
+    def retain(self) -> bool:
+        """True if some destination's past is kept."""
+        said = [msgspec.structs.asdict(ruled.default) for ruled in (self.queues, self.topics)]
+        said += [rule.says for rule in (*self.queues.rules, *self.topics.rules)]
+        return any(says.get("retain") or says.get("retain_bytes") for says in said)
 
     @property
     def default(self) -> Policy:

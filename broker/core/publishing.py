@@ -57,6 +57,8 @@ class Publishing:
         #: The last stamp given.
         self.stamp = 0
         self.stopping = False
+        #: Called with a lane that is to be retained from now on.
+        self.retained: Callable[[Lane], None] = lambda lane: None
         #: Called with what was stored in a slot's log: where, its number, and the message.
         self.delayed: Callable[[Reader, int, Message], None] = lambda reader, seq, message: None
 
@@ -165,11 +167,14 @@ class Publishing:
             route.skipped += tuple(skipped)
         kept = [queue for queue in takers if queue.policy.durable]
         route.volatile = [queue for queue in takers if not queue.policy.durable]
-        if kept or self._retained(destination):
+        retained = self._retained(destination)
+        if kept or retained:
             for queue in kept:
                 queue.incoming += 1
                 queue.incoming_bytes += message.size
             lane = self._directory.lane(log, message.priority)
+            if retained and lane.keep < 0:
+                self.retained(lane)
             if message.expires and (not lane.expiring or message.expires < lane.expiring):
                 lane.expiring = message.expires
             route.append = Append(
