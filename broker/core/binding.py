@@ -7,14 +7,33 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from broker.core.destination import Destination
+from broker.core.destination import Destination, Kind
 from broker.core.filter import Filter
+from broker.core.patterns import is_pattern
 from broker.core.policy import BindingPolicy
 
 if TYPE_CHECKING:
     from broker.core.queue import Queue
 
 _NO_TERMS = BindingPolicy()
+#: What a virtual topic's name begins with, and what follows ``Consumer.`` and a group in the names of its queues.
+_VIRTUAL = "VirtualTopic."
+
+
+def named_source(queue: str) -> Destination | None:
+    """What a queue of this name reads from its first use on, beside its own log; None: nothing.
+
+    Queue ``orders+audit`` reads queue ``orders`` (Kestrel), ``Consumer.audit.VirtualTopic.orders`` reads topic
+    ``VirtualTopic.orders`` (ActiveMQ).
+    """
+    parent, plus, _ = queue.partition("+")
+    if plus and parent:
+        return Destination(Kind.QUEUE, parent)
+    if queue.startswith("Consumer."):
+        _, _, topic = queue.removeprefix("Consumer.").partition(".")
+        if topic.startswith(_VIRTUAL) and not is_pattern(topic):
+            return Destination(Kind.TOPIC, topic)
+    return None
 
 
 @attrs.define(eq=False)
@@ -27,10 +46,17 @@ class Binding:
     policy: BindingPolicy = _NO_TERMS
     #: Which messages it brings; None: all.
     filter: Filter | None = None
+    #: The id of the binding to a pattern of topics that this one follows from; 0: somebody asked for it.
+    of: int = 0
 
     def same(self, policy: BindingPolicy, text: str) -> bool:
         """True if it has these terms already."""
-        return self.policy == policy and (self.filter.text if self.filter else "") == text
+        return not self.of and self.policy == policy and self.match == text
+
+    @property
+    def match(self) -> str:
+        """The filter as it is written; empty: none."""
+        return self.filter.text if self.filter else ""
 
 
 class Terms:

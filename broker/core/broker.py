@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from broker.core.binding import named_source
 from broker.core.clock import Delays
 from broker.core.consumers import Line, Subscription
 from broker.core.delivery import Delivery
@@ -35,10 +36,10 @@ from broker.core.stats import BrokerStats, QueueStats, stats_of
 from broker.core.store import IStore
 from broker.core.supply import Supply
 from broker.core.taking import Taking
-from broker.core.topic import live_subscription
+from broker.core.topic import listener
 from broker.core.transaction import Transaction
 from broker.core.window import Budget
-from broker.errors import BrokerError, Stopping
+from broker.errors import BadValue, BrokerError, Stopping
 
 #: Queues that get a new policy in one reactor turn.
 _RELOAD_SLICE = 1_000
@@ -100,6 +101,7 @@ class Broker:
         self._publishing.restore(inventory)
         self.stats.started = self._wall()
         await self._settlement.restore(inventory)
+        self._warn_of_aliases()
         self._delays.start()
         self._retention.survey()
         if self._retention:
@@ -117,7 +119,8 @@ class Broker:
     async def reload(self, policies: Policies) -> None:
         """From now on these policies hold, also for queues that are there; a thousand of them a reactor turn."""
         self.policy = policies.default
-        self._directory.policies = policies
+        self._directory.follow(policies)
+        self._warn_of_aliases()
         for number, queue in enumerate(list(self._directory.queues.values()), 1):
             queue.follow(policies.of(queue.name))
             self._supply.changed(queue)
@@ -164,7 +167,23 @@ class Broker:
         """
         return self._publishing.publish(destination, message)
 
+    def publish_to(self, destinations: Iterable[Destination], message: Message) -> Deferred[Published]:
+        """The same for several destinations, each once: all of them get it, or none."""
+        return self._publishing.publish_to(destinations, message)
+
     # -- taking
+
+    def first_use(self, destination: Destination) -> Deferred[None] | None:
+        """Somebody is about to read `destination`: a queue that reads others by its name does so from now on.
+
+        Whoever takes, peeks or subscribes need not say it, but does not learn when it is on disk: then the Deferred
+        fires. None: it was used before, or its name says nothing.
+        """
+        if destination.kind is not Kind.QUEUE or named_source(destination.name) is None:
+            return None
+        if not self._directory.use(self._directory.queue(check_name(destination.name))):
+            return None
+        return self._journal.durable()
 
     def subscribe(
         self,
@@ -175,17 +194,23 @@ class Broker:
         priority: int = 0,
         reliable: bool = True,
         accepts: Callable[[Message], bool] | None = None,
+        dropped: Callable[[], None] | None = None,
     ) -> Subscription:
         """Deliver to `deliver` from now on: what is in a queue, or what a topic gets while this subscription lasts.
 
         Never more than `prefetch` unsettled at a time, and never before this call has returned. Of several that have
         credit those with the highest `priority` are served first; `reliable` ones ack what they have worked on. With
-        `accepts`, a selector, it gets only what that is true of.
+        `accepts`, a selector, it gets only what that is true of. A topic's name may be a pattern; `dropped` is called
+        when its subscription is over because it was too slow, if the topic's policy says so and it is given.
         """
         if destination.kind is Kind.TOPIC:
-            subscription = live_subscription(destination, deliver, prefetch, self.policy)
-            self._publishing.live.setdefault(destination, {})[subscription] = None
-            return subscription
+            live = listener([destination], deliver, prefetch, self.policy, dropped)
+            self._publishing.live.add(live)
+            return live.subscription
+        if self._directory.is_alias(destination):
+            raise BadValue(f"{destination.name} is an alias: subscribe to the queues that it stands for")
+        if (bound := self.first_use(destination)) is not None:
+            _ = bound.addErrback(lambda _: None)  # the journal goes on trying; it fails when we stop
         queue = self._directory.queue(destination.name)
         subscription = Subscription(
             queue, destination, deliver, prefetch, priority=priority, reliable=reliable, line=accepts and Line(accepts)
@@ -209,10 +234,7 @@ class Broker:
     def unsubscribe(self, subscription: Subscription) -> None:
         """Deliver nothing more to it; what it has on loan stays on loan until it is acked, nacked or released."""
         subscription.queue.detach(subscription)
-        live = self._publishing.live
-        subscribers = live.get(subscription.destination)
-        if subscribers is not None and subscribers.pop(subscription, self) is None and not subscribers:
-            del live[subscription.destination]
+        self._publishing.live.discard(subscription)
         self._forget(subscription.queue)
 
     async def take(
@@ -224,11 +246,12 @@ class Broker:
         restart keeps it. Otherwise it lasts until ack, nack or release. Those who wait are served in order; whoever
         is cancelled while waiting loses no message.
         """
-        return await self._taking.take([queue] if isinstance(queue, str) else queue, wait, leased, lease)
+        queues = await self._readable([queue] if isinstance(queue, str) else queue, wait)
+        return await self._taking.take(queues, wait, leased, lease)
 
     async def peek(self, queue: str, *, wait: float = 0.0) -> Delivery | None:
         """The message that would be delivered next, without taking it; waits like `take`."""
-        return await self._taking.peek(queue, wait)
+        return await self._taking.peek(queue, wait) if await self._readable([queue], wait) else None
 
     # -- settling
 
@@ -305,7 +328,7 @@ class Broker:
 
     async def purge(self, queue: str, *, on_loan: bool = False) -> int:
         """Settle everything that waits, and what is on loan too if `on_loan`; how many messages, once it is on disk."""
-        purged = self._directory.queues.get(queue)
+        purged = self._reached(queue)
         return await self._settlement.purge(purged, on_loan) if purged is not None else 0
 
     async def delete(self, queue: str) -> bool:
@@ -313,7 +336,7 @@ class Broker:
 
         Whoever waits for its messages goes on waiting, at the new queue of that name.
         """
-        deleted = self._directory.queues.get(queue)
+        deleted = self._reached(queue)
         if deleted is None or not (deleted.readers or deleted.bindings):
             return False
         await self._settlement.drop(deleted)
@@ -334,14 +357,14 @@ class Broker:
         """
         if self._publishing.stopping:
             raise Stopping("the broker is stopping")
-        if self._directory.bind(self._directory.queue(check_name(queue)), source, policy, match):
+        if self._directory.bindings.bind(check_name(queue), source, policy, match):
             self.stats.bound += 1
         await self._journal.durable()
 
     async def unbind(self, queue: str, source: Destination) -> bool:
         """`queue` gets nothing more of `source`; what it has it keeps. False if it was not bound."""
         bound = self._directory.queues.get(queue)
-        if bound is None or not self._directory.unbind(bound, source):
+        if bound is None or not self._directory.bindings.unbind(bound, source):
             return False
         self.stats.unbound += 1
         await self._journal.durable()
@@ -352,17 +375,18 @@ class Broker:
         return sorted(q.name for q in self._directory.queues.values() if q.waiting or q.bindings or q.subscriptions)
 
     def exists(self, queue: str) -> bool:
-        """True if there is such a queue, be it empty."""
-        return queue in self._directory.queues
+        """True if there is such a queue, be it empty, or an alias."""
+        return queue in self._directory.queues or self._directory.is_alias(Destination(Kind.QUEUE, queue))
 
     def topics(self) -> list[str]:
         """The topics a queue is bound to, sorted."""
         return sorted(d.name for d, log in self._directory.logs.items() if log.bound and d.kind is Kind.TOPIC)
 
     def sources(self, queue: str) -> list[Destination]:
-        """What a queue is bound to, sorted by name."""
+        """What a queue is bound to, sorted by name; the topics that follow from a pattern are not named beside it."""
         bound = self._directory.queues.get(queue)
-        return sorted(bound.bindings, key=lambda source: source.name) if bound else []
+        bindings = bound.bindings.values() if bound else ()
+        return sorted((one.source for one in bindings if not one.of), key=lambda source: source.name)
 
     def bound(self, source: Destination) -> list[str]:
         """The queues bound to a destination, sorted."""
@@ -375,6 +399,28 @@ class Broker:
         return stats_of(found) if found else QueueStats()
 
     # -- parts
+
+    def _warn_of_aliases(self) -> None:
+        for name in self._directory.masked():
+            self._log.warn("the alias {name} hides the queue of that name: nobody can read it", name=name)
+
+    async def _readable(self, queues: Sequence[str], wait: float) -> list[str]:
+        """Begin to read these; those that can be. In an alias nothing is found, however long one waits."""
+        readable = []
+        for name in queues:
+            destination = Destination(Kind.QUEUE, name)
+            if not self._directory.is_alias(destination):
+                readable.append(name)
+                if (bound := self.first_use(destination)) is not None:
+                    await bound
+        if not readable and wait > 0:
+            await deferLater(self.clock, wait)
+        return readable
+
+    def _reached(self, queue: str) -> Queue | None:
+        """The queue of this name, unless there is none or an alias hides it."""
+        hidden = self._directory.is_alias(Destination(Kind.QUEUE, queue))
+        return None if hidden else self._directory.queues.get(queue)
 
     def _committed(self, queues: set[Queue]) -> None:
         for queue in queues:

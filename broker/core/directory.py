@@ -7,32 +7,30 @@ Definitions are facts apart from any request: when a commit fails, they ride in 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 import attrs
 
-from broker.core.binding import Binding
+from broker.core.binding import Binding, named_source
+from broker.core.bindings import Bindings
 from broker.core.destination import Destination, Kind
-from broker.core.filter import compile_filter
 from broker.core.message import OVERHEAD, Message
-from broker.core.policy import BindingPolicy, Policies
+from broker.core.patterns import is_pattern
+from broker.core.policy import Policies
 from broker.core.queue import Queue
 from broker.core.reader import SEQ_BITS, Lane, Reader
 from broker.core.store import (
-    DefineBinding,
     DefineDestination,
     DefineLane,
     DefineReader,
     Definition,
     DropQueue,
-    EndBinding,
     Inventory,
 )
 from broker.core.window import Budget
-from broker.errors import BadValue
 
-#: Bindings with a filter that one destination may have: each is asked about every message published to it.
-MAX_FILTERS = 100
 #: Reader ids below it fit in a delivery id that JSON carries.
 MAX_READERS = 1 << 20
 #: A mark no number reaches: nothing needs to be reserved where nothing is stored.
@@ -50,6 +48,8 @@ class Log:
     id: int = 0
     lanes: dict[int, Lane] = attrs.field(factory=dict)
     bound: dict[Queue, Binding] = attrs.field(factory=dict)
+    #: Its queue was deleted while others read it: used again, that queue reads it from then on.
+    ownerless: bool = False
 
 
 class Directory:
@@ -61,7 +61,8 @@ class Directory:
         #: The readers of delayed messages, each the queue of its own slot.
         self.slots: dict[str, Queue] = {}
         self.readers: dict[int, Reader] = {}
-        self.policies = policies
+        self.follow(policies)
+        self.bindings = Bindings(self)
         self._budget = budget
         #: Lanes in memory only that were made so far; their readers have the highest ids.
         self._volatile = 0
@@ -69,7 +70,27 @@ class Directory:
         self._pending: list[Definition | Callable[[], list[Definition]]] = []
         self._ending: list[Callable[[dict[int, int]], list[Definition]]] = []
 
+    def follow(self, policies: Policies) -> None:
+        """From now on these policies hold for whatever comes to be, and these aliases."""
+        self.policies = policies
+        self.topic_policy = lru_cache(maxsize=1_000)(policies.of_topic)
+        self._aliases = {name: tuple(_targets(name, policies.aliases)) for name in policies.aliases}
+
     # -- finding and making
+
+    def is_alias(self, destination: Destination) -> bool:
+        """True if what is published there goes elsewhere, and nothing can be read."""
+        return destination.kind is Kind.QUEUE and destination.name in self._aliases
+
+    def targets(self, destination: Destination) -> tuple[Destination, ...]:
+        """Where a publish to `destination` goes: there, unless it is an alias."""
+        if destination.kind is Kind.QUEUE and destination.name in self._aliases:
+            return self._aliases[destination.name]
+        return (destination,)
+
+    def masked(self) -> list[str]:
+        """The queues that nobody can reach, because an alias has their name."""
+        return sorted(name for name in self._aliases if name in self.queues and self.queues[name].id)
 
     def log(self, destination: Destination) -> Log:
         """The log of `destination`, made if it is not there."""
@@ -113,80 +134,33 @@ class Directory:
 
     def lane(self, log: Log, priority: int) -> Lane:
         """The lane of `log` for `priority`, made if it is not there."""
+        if log.ownerless:
+            self._own_again(log)
         lane = log.lanes.get(priority)
         if lane is not None:
             return lane
         if len(log.lanes) >= MAX_LANES:
             return log.lanes[_nearest(sorted(log.lanes), priority)]
-        self._define(log)
-        lane = log.lanes[priority] = Lane(self._next("lane"), log.destination, priority)
+        self.define(log)
+        lane = log.lanes[priority] = Lane(self.next_id("lane"), log.destination, priority)
         self._pending.append(DefineLane(lane.id, log.id, priority))
         if log.destination.kind is not Kind.TOPIC:
-            self._read(self._own(log.destination), lane)
+            self.read(self._own(log.destination), lane, 0)
         for binding in log.bound.values():
-            self._read(binding.queue, lane).terms.begin(0, binding.policy)
+            self.read(binding.queue, lane, 0).terms.begin(0, binding.policy)
         return lane
 
-    def bind(self, queue: Queue, source: Destination, policy: BindingPolicy, match: str) -> bool:
-        """`queue` reads what matches of `source` from the next commit on; False if it does so already.
-
-        `BadFilter` for a `match` that cannot be compiled, `BadValue` when too many queues read `source`.
-        """
-        filter_ = compile_filter(match) if match else None
-        log = self.log(source)
-        old = log.bound.get(queue)
-        if old is not None and old.same(policy, match):
-            return False
-        if filter_ is not None and sum(b.filter is not None for b in log.bound.values()) >= MAX_FILTERS:
-            raise BadValue(f"{source} has {MAX_FILTERS} bindings with a filter, the most there may be")
-        self._define(log)
-        self._define(self.log(queue.destination))
-        binding = Binding(self._next("binding"), queue, source, policy, filter_)
-        log.bound[queue] = queue.bindings[source] = binding
-
-        def begin() -> list[Definition]:
-            if self.queues.get(queue.name) is not queue:
-                return []  # deleted meanwhile
-            start = {}
-            for lane in log.lanes.values():
-                reader = next((r for r in lane.readers if r.queue is queue), None) or self._read(queue, lane)
-                reader.terms.begin(lane.next, policy)
-                start[lane.id] = lane.next
-            language = "match" if match else ""
-            return [DefineBinding(binding.id, queue.id, log.id, start, policy, language, match)]
-
-        self._pending.append(begin)
-        return True
-
-    def unbind(self, queue: Queue, source: Destination) -> bool:
-        """`queue` reads nothing more of `source` after the next commit; False if it did not.
-
-        What was published before this call, and rides in that commit, it still gets.
-        """
-        binding = queue.bindings.pop(source, None)
-        if binding is None:
-            return False
-        log = self.log(source)
-        del log.bound[queue]
-
-        def end(ends: dict[int, int]) -> list[Definition]:
-            if queue in log.bound or self.queues.get(queue.name) is not queue:
-                return []  # bound again, or deleted, before this was committed
-            until = {}
-            for lane in log.lanes.values():
-                for reader in lane.readers:
-                    if reader.queue is queue:
-                        until[lane.id] = ends.get(lane.id, lane.next)
-                        reader.terms.end(until[lane.id])
-            return [EndBinding(binding.id, until)]
-
-        self._ending.append(end)
-        return True
+    def topics(self) -> list[Log]:
+        """The topics that have a log, or are bound to; not their patterns."""
+        return [
+            log
+            for destination, log in self.logs.items()
+            if log.id and destination.kind is Kind.TOPIC and not is_pattern(destination.name)
+        ]
 
     def drop(self, queue: Queue) -> None:
         """`queue` is gone, with its log unless others read it, and its bindings."""
-        for source in list(queue.bindings):
-            del self.log(source).bound[queue], queue.bindings[source]
+        self.bindings.drop(queue)
         for reader in queue.readers:
             reader.window.clear(0)
             reader.lane.readers.remove(reader)
@@ -194,6 +168,7 @@ class Directory:
         queue.readers = []
         del (self.slots if queue.destination.kind is Kind.SLOT else self.queues)[queue.name]
         log = self.log(queue.destination)
+        log.ownerless = True
         if not log.bound:
             for lane in log.lanes.values():
                 lane.gone = True
@@ -216,6 +191,46 @@ class Directory:
             if log is not None and not log.bound:
                 del self.logs[queue.destination]
 
+    # -- defining
+
+    def next_id(self, sort: str) -> int:
+        """An id that was never used."""
+        self._ids[sort] += 1
+        return self._ids[sort]
+
+    def define(self, log: Log) -> None:
+        """`log` is there from now on, also when the broker starts anew."""
+        if log.id:
+            return
+        log.id = self.next_id("destination")
+        self._pending.append(DefineDestination(log.id, log.destination.kind, log.destination.name))
+        if log.destination.kind is not Kind.TOPIC:
+            self._own(log.destination).id = log.id
+        self.bindings.defined(log)
+
+    def use(self, queue: Queue) -> bool:
+        """A queue is read or looked into; True if that is what makes it one that reads more than its own log."""
+        if queue.id or named_source(queue.name) is None:
+            return False
+        self.define(self.log(queue.destination))
+        return True
+
+    def read(self, queue: Queue, lane: Lane, cursor: int) -> Reader:
+        """A new reader, from number `cursor` on."""
+        self.define(self.log(queue.destination))
+        reader = self._attach(self.next_id("reader"), queue, lane, cursor)
+        reader.bytes = reader.waiting * OVERHEAD
+        self._pending.append(DefineReader(reader.id, queue.id, lane.id, cursor))
+        return reader
+
+    def define_later(self, define: Callable[[], list[Definition]]) -> None:
+        """Call `define` for what it defines, with the numbers of lanes as they are when the next group closes."""
+        self._pending.append(define)
+
+    def end_later(self, end: Callable[[dict[int, int]], list[Definition]]) -> None:
+        """The same, with the numbers of lanes behind what that group appends."""
+        self._ending.append(end)
+
     # -- the disk's side
 
     @property
@@ -231,13 +246,13 @@ class Directory:
     def take_definitions(self) -> list[Definition]:
         """What the group that closes now defines; numbers of lanes are those before the group's own messages."""
         taken: list[Definition] = []
-        pending, self._pending = self._pending, []
-        for entry in pending:
+        ahead, self._pending = deque(self._pending), []
+        while ahead:
+            entry = ahead.popleft()
             if callable(entry):
-                last = entry()  # it may have made readers, which are pending now
-                made, self._pending = self._pending, []
-                taken += [definition for definition in made if not callable(definition)]
-                taken += last
+                last = entry()  # it may have made readers, which come before it
+                ahead.extendleft(reversed([*self._pending, *last]))
+                self._pending = []
             else:
                 taken.append(entry)
         return taken
@@ -275,43 +290,21 @@ class Directory:
             reader.crashed_below = reader.delivered = min(state.reserved, reader.lane.next)
             reader.failed = {seq: failure.attempts for seq, failure in state.failures.items()}
             reader.bytes = reader.waiting * OVERHEAD
-        for stored_binding in inventory.bindings:
-            define, until = stored_binding.define, stored_binding.until
-            queue, log = self.queue(by_id[define.queue].destination.name), by_id[define.source]
-            if until is None:
-                log.bound[queue] = queue.bindings[log.destination] = Binding(
-                    define.id,
-                    queue,
-                    log.destination,
-                    define.policy,
-                    compile_filter(define.filter_text) if define.filter_text else None,
+        self.bindings.restore(inventory.bindings, by_id)
+        for log in by_id.values():
+            if log.destination.kind is Kind.QUEUE:
+                own = self._own(log.destination)
+                log.ownerless = bool(log.lanes) and not any(
+                    reader.queue is own for lane in log.lanes.values() for reader in lane.readers
                 )
-            for lane in log.lanes.values():
-                for reader in lane.readers:
-                    if reader.queue is queue:
-                        reader.terms.begin(define.start.get(lane.id, 0), define.policy)
-                        if until is not None:
-                            reader.terms.end(until.get(lane.id, 0))
 
     # -- parts
 
-    def _next(self, sort: str) -> int:
-        self._ids[sort] += 1
-        return self._ids[sort]
-
-    def _define(self, log: Log) -> None:
-        if not log.id:
-            log.id = self._next("destination")
-            self._pending.append(DefineDestination(log.id, log.destination.kind, log.destination.name))
-            if log.destination.kind is not Kind.TOPIC:
-                self._own(log.destination).id = log.id
-
-    def _read(self, queue: Queue, lane: Lane) -> Reader:
-        """A new reader, from what comes next on."""
-        self._define(self.log(queue.destination))
-        reader = self._attach(self._next("reader"), queue, lane, lane.next)
-        self._pending.append(DefineReader(reader.id, queue.id, lane.id, lane.next))
-        return reader
+    def _own_again(self, log: Log) -> None:
+        """A queue that was deleted is used again: it reads what is published to it from now on."""
+        log.ownerless = False
+        for lane in log.lanes.values():
+            self.read(self._own(log.destination), lane, lane.next)
 
     def _attach(self, id: int, queue: Queue, lane: Lane, cursor: int) -> Reader:
         """The one place where a reader comes to be; two of one queue on one lane would deliver everything twice."""
@@ -328,6 +321,20 @@ class Directory:
         if reader is None or not 0 <= seq < reader.lane.next or seq in reader.bits:
             return None
         return reader, seq
+
+
+def _targets(alias: str, aliases: Mapping[str, tuple[Destination, ...]]) -> dict[Destination, None]:
+    """What an alias stands for in the end, each once; one that leads back to itself stands for nothing by that."""
+    found: dict[Destination, None] = {}
+    seen, ahead = {alias}, list(reversed(aliases[alias]))
+    while ahead:
+        target = ahead.pop()
+        if target.kind is not Kind.QUEUE or target.name not in aliases:
+            found[target] = None
+        elif target.name not in seen:
+            seen.add(target.name)
+            ahead += reversed(aliases[target.name])
+    return found
 
 
 def _nearest(priorities: list[int], wanted: int) -> int:

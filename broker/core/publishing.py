@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import attrs
@@ -11,25 +11,28 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from broker.core.binding import Binding
 from broker.core.conditions import Subject
-from broker.core.consumers import Subscription
 from broker.core.destination import Destination, Kind
 from broker.core.directory import Directory
 from broker.core.journal import Append, Journal, Unit
 from broker.core.keys import Keys
 from broker.core.message import Message
+from broker.core.patterns import is_pattern
 from broker.core.policy import Policy, TopicPolicy
 from broker.core.queue import Queue
 from broker.core.reader import Lane, Reader
 from broker.core.route import Published, Route
 from broker.core.stats import BrokerStats
 from broker.core.store import Inventory
-from broker.core.topic import offer
+from broker.core.topic import Listeners
 from broker.core.waiting import Waiting
-from broker.errors import MessageTooLarge, QueueFull, Stopping
+from broker.errors import BadName, MessageTooLarge, QueueFull, Stopping
 
 #: Seconds of due times that share a slot's log.
 SLOT_SECONDS = 10
+#: What one publish to several destinations may take in all (bytes); as much as a STOMP transaction.
+MAX_COPIES_BYTES = 64 * 1024 * 1024
 
 
 class Publishing:
@@ -50,7 +53,7 @@ class Publishing:
         self._now = now
         self._changed = changed
         #: Live subscribers of topics.
-        self.live: dict[Destination, dict[Subscription, None]] = {}
+        self.live = Listeners()
         self._live_count = 0
         self.keys = Keys()
         self.waiting = Waiting(clock, lambda queue, message: self._publish(queue.destination, message))
@@ -79,6 +82,8 @@ class Publishing:
 
     def publish(self, destination: Destination, message: Message) -> Deferred[Published]:
         """`Broker.publish`."""
+        if self._directory.is_alias(destination):
+            return self.publish_to([destination], message)
         self.check(destination, message)
         if message.key and (seen := self._seen(destination, message)) is not None:
             return seen
@@ -110,9 +115,17 @@ class Publishing:
 
     def check(self, destination: Destination, message: Message) -> None:
         """Raise what a publish raises at once."""
+        for target in self._directory.targets(destination):
+            self._check(target, message)
+
+    def _check(self, destination: Destination, message: Message) -> None:
         if self.stopping:
             raise Stopping("the broker is stopping")
-        queue = self._directory.queues.get(destination.name) if destination.kind is Kind.QUEUE else None
+        queue = None
+        if destination.kind is Kind.QUEUE:
+            queue = self._directory.queues.get(destination.name)
+        elif is_pattern(destination.name):
+            raise BadName(f"topic {destination.name} is a pattern: it can be subscribed to, and not published to")
         limit = self._policy(destination).max_message_size
         if limit and len(message.body) > limit:
             raise MessageTooLarge(f"the body is {len(message.body)} bytes long, at most {limit} are allowed")
@@ -160,9 +173,12 @@ class Publishing:
                 route.skipped = (own,)
             else:
                 raise _full(own)
-        if log.bound:
-            skipped = self._skipped(destination, route)
-            takers += [queue for queue in log.bound if queue not in skipped]
+        bound: Mapping[Queue, Binding] = log.bound
+        if destination.kind is Kind.TOPIC and not log.id:
+            bound = self._directory.bindings.of_patterns(destination)
+        if bound:
+            skipped = self._skipped(bound, route)
+            takers += [queue for queue in bound if queue not in skipped]
             hidden += skipped
             route.skipped += tuple(skipped)
         kept = [queue for queue in takers if queue.policy.durable]
@@ -186,17 +202,19 @@ class Publishing:
 
     def _own(self, name: str) -> Queue:
         self._stats.queues_created += name not in self._directory.queues
-        return self._directory.queue(name)
+        own = self._directory.queue(name)
+        self._directory.use(own)
+        return own
 
     def _room(self, queue: Queue, route: Route) -> bool:
         """True if the queue has, or makes, room for the message."""
         return not queue.full_for(route.message) or (queue.policy.overflow == "drop_oldest" and route.make_room(queue))
 
-    def _skipped(self, destination: Destination, route: Route) -> list[Queue]:
+    def _skipped(self, bound: Mapping[Queue, Binding], route: Route) -> list[Queue]:
         """The bound queues whose filter does not match, or that are full."""
-        subject = Subject(route.message, destination)
+        subject = Subject(route.message, route.destination)
         skipped = []
-        for queue, binding in self._directory.log(destination).bound.items():
+        for queue, binding in bound.items():
             if binding.filter is not None and not binding.filter.matches(subject):
                 skipped.append(queue)
             elif not self._room(queue, route):
@@ -246,8 +264,7 @@ class Publishing:
         if not message_id:
             self._live_count += 1
             message_id = f"live.{int(self._stats.started * 1000)}.{self._live_count}"
-        if destination.kind is Kind.TOPIC and destination in self.live:
-            self._offer(destination, message, message_id)
+        self._offer(destination, message, message_id)
         for queue in route.volatile:
             self._changed(queue)
         return self._remembered(route, Published(message_id, got, [queue.name for queue in route.skipped]))
@@ -261,9 +278,18 @@ class Publishing:
         return Published(append.lane.message_id(seq), {name: reader.delivery_id(seq)})
 
     def _offer(self, topic: Destination, message: Message, message_id: str) -> None:
-        for subscription in list(self.live.get(topic, ())):
-            offer(subscription, message, message_id)
-            self._changed(subscription.queue)
+        listeners = self.live.of(topic)
+        if not listeners:
+            return
+        policy = self._directory.topic_policy(topic.name)
+        for listener in listeners:
+            queue = listener.subscription.queue
+            if listener.offer(message, (message_id, topic), policy) is not None:
+                self._changed(queue)
+            elif listener.dropped is not None:
+                self.live.discard(listener.subscription)
+                queue.detach(listener.subscription)
+                listener.dropped()
 
     def _count(self, destination: Destination) -> None:
         self._stats.published += 1
@@ -290,14 +316,28 @@ class Publishing:
             self.keys.remember(route.destination, route.message.key, until, lambda: published)
         return published
 
-    # -- transactions
+    # -- several at once
+
+    def publish_to(self, destinations: Iterable[Destination], message: Message) -> Deferred[Published]:
+        """`Broker.publish_to`."""
+        targets = dict.fromkeys(target for one in destinations for target in self._directory.targets(one))
+        if len(targets) > 1 and len(targets) * message.size > MAX_COPIES_BYTES:
+            most = MAX_COPIES_BYTES // len(targets)
+            raise MessageTooLarge(f"for {len(targets)} destinations a message may have {most} bytes")
+        published = self.transacted([(target, message) for target in targets])
+        appends = published.appends
+        if not appends and not published.settles:
+            published.ended(True)
+            return succeed(_together(published.told([])))
+        unit = Unit(appends, message.size * len(appends), settles=published.settles, ended=published.ended)
+        return self._journal.append(unit).addCallback(lambda numbers: _together(published.told(numbers)))
 
     def transacted(self, publishes: list[tuple[Destination, Message]]) -> Transacted:
         """The publishes of a transaction, ready for its unit; raises what a publish raises, and nothing is changed."""
         routes: list[Route] = []
         try:
-            for destination, message in publishes:
-                self.check(destination, message)
+            for destination, message in self._aimed(publishes):
+                self._check(destination, message)
                 accepted = self.accept(destination, message, self._delay(destination, message))
                 route = self._repeated(destination, message) or self.route(destination, accepted)
                 routes.append(route)
@@ -306,6 +346,10 @@ class Publishing:
                 self.ended(route, False)
             raise
         return Transacted(self, routes)
+
+    def _aimed(self, publishes: list[tuple[Destination, Message]]) -> list[tuple[Destination, Message]]:
+        """The same, with what aliases stand for in their place."""
+        return [(target, message) for one, message in publishes for target in self._directory.targets(one)]
 
     def _repeated(self, destination: Destination, message: Message) -> Route | None:
         """The route of a publish that was made before: nowhere."""
@@ -327,7 +371,7 @@ class Publishing:
 
     def _policy(self, destination: Destination) -> Policy | TopicPolicy:
         if destination.kind is not Kind.QUEUE:
-            return self._directory.policies.of_topic(destination.name)
+            return self._directory.topic_policy(destination.name)
         queue = self._directory.queues.get(destination.name)
         return queue.policy if queue is not None else self._directory.policies.of(destination.name)
 
@@ -371,6 +415,16 @@ def named(text: str) -> Destination:
     """The destination that `str` makes of it: ``/queue/orders``."""
     _, kind, name = text.split("/", 2)
     return Destination(Kind(kind), name)
+
+
+def _together(outcomes: list[Published]) -> Published:
+    """What became of one message that was published to several destinations, under the first one's id."""
+    return Published(
+        outcomes[0].message_id if outcomes else "",
+        {queue: id for outcome in outcomes for queue, id in outcome.deliveries.items()},
+        [queue for outcome in outcomes for queue in outcome.skipped],
+        bool(outcomes) and all(outcome.duplicate for outcome in outcomes),
+    )
 
 
 def _again(destination: Destination, lane: Lane, seq: int) -> Published:

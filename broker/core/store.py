@@ -62,6 +62,8 @@ class DefineBinding(msgspec.Struct, frozen=True, array_like=True, tag="binding")
     filter_text: str = ""
     #: Siberite's cursors: what the source queue settles, this one settles too.
     follows: bool = False
+    #: The binding to a pattern of topics that this one follows from; 0: none.
+    of: int = 0
 
 
 class EndBinding(msgspec.Struct, frozen=True, array_like=True, tag="end"):

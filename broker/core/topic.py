@@ -1,55 +1,168 @@
 """Live subscribers of topics: private queues in memory, fed with what is published while they are there.
 
-A live subscriber's queue behaves like any other (prefetch, acks, nacks, order) but skips the store. Its buffer is
-bounded: when it is full, the oldest message waiting is dropped and counted.
+A live subscriber's queue behaves like any other (prefetch, acks, nacks, order) but skips the store. One may listen to
+several topics, and to patterns of topics; each message says under which topic it was published. Its buffer is bounded
+by the topic's policy: when it is full, the oldest message waiting is dropped, or the subscriber is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+import attrs
 
 from broker.core.consumers import Subscription
 from broker.core.delivery import Delivery
-from broker.core.destination import Destination
+from broker.core.destination import Destination, Kind
 from broker.core.message import Message
-from broker.core.policy import Policy
+from broker.core.patterns import Patterns, is_pattern, words_of
+from broker.core.policy import Policy, TopicPolicy
 from broker.core.queue import Queue
-from broker.core.reader import Lane, Reader
+from broker.core.reader import UNLOADED, Lane, Reader
 from broker.core.window import Budget
 
-#: What a live subscriber's messages may take while it does not read, in bytes. One larger message is always taken.
-MAX_BUFFER = 16 * 1024 * 1024
 #: A mark no number reaches: nothing needs to be reserved where nothing is stored.
 _UNRESERVED = 1 << 62
 
 
-def live_subscription(
-    topic: Destination, deliver: Callable[[Delivery], None], prefetch: int, policy: Policy
-) -> Subscription:
-    """A subscriber of `topic` with a queue of its own, which gets what `offer` gives it."""
-    queue = Queue(str(topic), Destination(topic.kind, topic.name), policy)
-    lane = Lane(0, topic, 0, durable=False)
-    reader = Reader(0, queue, lane, Budget(MAX_BUFFER))
-    reader.reserved = reader.claiming = _UNRESERVED
-    reader.ids = {}
+@attrs.define(eq=False)
+class _LiveDelivery(Delivery):
+    """A message on loan to a live subscriber: what it is called, and where it was published."""
+
+    published: tuple[str, Destination] = attrs.field(kw_only=True)
+
+    @property
+    def message_id(self) -> str:
+        """Its id, the same for every subscriber."""
+        return self.published[0]
+
+    @property
+    def source(self) -> Destination:
+        """The topic, where the subscription may name a pattern."""
+        return self.published[1]
+
+
+class _LiveReader(Reader):
+    """The one reader of a live subscriber's queue."""
+
+    __slots__ = ("published",)
+
+    def __init__(self, queue: Queue, lane: Lane) -> None:
+        super().__init__(0, queue, lane, Budget())
+        self.reserved = self.claiming = _UNRESERVED
+        #: Of each message that is not settled: its id, and its topic.
+        self.published: dict[int, tuple[str, Destination]] = {}
+
+    def look(self, seq: int, message: Message) -> Delivery:
+        """Message `seq` as it would be delivered, not on loan."""
+        failed = self.failed.get(seq)
+        return _LiveDelivery(self, seq, message, failed or 0, failed is not None, published=self.published[seq])
+
+    def settle(self, seq: int, message: Message = UNLOADED) -> bool:
+        """Message `seq` is done for good; False if it was settled already."""
+        self.published.pop(seq, None)
+        return super().settle(seq, message)
+
+
+@attrs.define(eq=False)
+class Listener:
+    """A live subscriber: its subscription, what it listens to, and its buffer."""
+
+    subscription: Subscription
+    topics: tuple[Destination, ...]
+    #: Called once it is dropped because it is too slow; None: its oldest messages are dropped instead.
+    dropped: Callable[[], None] | None
+    _reader: _LiveReader
+
+    def offer(self, message: Message, published: tuple[str, Destination], policy: TopicPolicy) -> int | None:
+        """Put one message at the end of its queue; how many were dropped from its head. None: it is too slow for that.
+
+        `published` is its id, and its topic. However large, it is taken when nothing else waits.
+        """
+        reader, discarded = self._reader, 0
+        queue, lane, window = reader.queue, reader.lane, reader.window
+        if window.bytes + message.size > policy.max_bytes:
+            reader.head()  # lets the window go of what is no longer waiting
+            while window.bytes + message.size > policy.max_bytes and (oldest := reader.head()) is not None:
+                if policy.overflow == "disconnect" and self.dropped is not None:
+                    return None
+                reader.settle(*oldest)
+                reader.head()
+                discarded += 1
+            queue.counts.discarded += discarded
+        reader.published[lane.next] = published
+        window.append(lane.next, [message], message.size)
+        lane.next += 1
+        reader.bytes += message.size
+        queue.counts.published += 1
+        return discarded
+
+    def end(self) -> None:
+        """Nothing waits for it any more."""
+        self._reader.purge(keep_loans=True)
+
+
+def listener(
+    topics: Iterable[Destination],
+    deliver: Callable[[Delivery], None],
+    prefetch: int,
+    policy: Policy,
+    dropped: Callable[[], None] | None = None,
+) -> Listener:
+    """A subscriber with a queue of its own, which gets what `Listener.offer` gives it; `BadName` for a bad pattern."""
+    wanted = tuple(dict.fromkeys(topics))
+    for topic in wanted:
+        words_of(topic.name)
+    queue = Queue(",".join(map(str, wanted)), wanted[0], policy)
+    lane = Lane(0, wanted[0], 0, durable=False)
+    reader = _LiveReader(queue, lane)
     lane.readers.append(reader)
     queue.readers.append(reader)
-    subscription = Subscription(queue, topic, deliver, prefetch)
+    subscription = Subscription(queue, wanted[0], deliver, prefetch)
     queue.attach(subscription)
-    return subscription
+    return Listener(subscription, wanted, dropped, reader)
 
 
-def offer(subscription: Subscription, message: Message, message_id: str) -> None:
-    """Put one message at the end of a live subscriber's queue, dropping from its head if there is no room."""
-    queue = subscription.queue
-    (reader,) = queue.readers
-    lane = reader.lane
-    assert reader.ids is not None
-    while reader.window.bytes + message.size > MAX_BUFFER and (oldest := reader.head()) is not None:
-        reader.settle(oldest[0])
-        reader.head()  # lets the window go of it
-        queue.counts.discarded += 1
-    reader.ids[lane.next] = message_id
-    reader.window.append(lane.next, [message], message.size)
-    lane.next += 1
-    queue.counts.published += 1
+class Listeners:
+    """All live subscribers, by what they listen to."""
+
+    def __init__(self) -> None:
+        self._all: dict[Subscription, Listener] = {}
+        self._exact: dict[Destination, dict[Listener, None]] = {}
+        self._patterns: Patterns[Listener] = Patterns()
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, listener: Listener) -> None:
+        """It gets what is published from now on."""
+        for topic in listener.topics:
+            if is_pattern(topic.name):
+                self._patterns.add(topic.name, listener)
+            else:
+                self._exact.setdefault(topic, {})[listener] = None
+        self._all[listener.subscription] = listener
+
+    def discard(self, subscription: Subscription) -> None:
+        """It gets nothing more, if it is one of ours."""
+        listener = self._all.pop(subscription, None)
+        if listener is None:
+            return
+        listener.end()
+        for topic in listener.topics:
+            if is_pattern(topic.name):
+                self._patterns.discard(topic.name, listener)
+                continue
+            listeners = self._exact[topic]
+            del listeners[listener]
+            if not listeners:
+                del self._exact[topic]
+
+    def of(self, topic: Destination) -> list[Listener]:
+        """Those who get what is published to `topic`, each once."""
+        if not self._all or topic.kind is not Kind.TOPIC:
+            return []
+        exact = self._exact.get(topic, ())
+        if not self._patterns:
+            return list(exact)
+        return list(dict.fromkeys([*exact, *self._patterns.matching(topic.name)]))

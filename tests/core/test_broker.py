@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
+from broker.core.bindings import MAX_FILTERS
 from broker.core.consumers import Subscription
 from broker.core.delivery import Delivery
 from broker.core.destination import queue, topic
-from broker.core.directory import MAX_FILTERS
 from broker.core.filter import BadFilter
 from broker.core.journal import RETRY_AFTER
 from broker.core.message import Message
-from broker.core.policy import BindingPolicy, Policy
+from broker.core.policy import BindingPolicy, Policy, TopicPolicy
 from broker.core.queue import Queue
 from broker.core.reader import CLAIM, SEQ_BITS
 from broker.core.supply import KEEP, MAX_PER_TURN, Supply
@@ -633,12 +633,11 @@ def test_live_subscribers_get_what_is_published_while_they_are_there(bench: Benc
 
 
 def test_a_live_subscriber_that_does_not_settle_drops_its_oldest(bench: Bench) -> None:
-    from broker.core.topic import MAX_BUFFER
-
+    room = TopicPolicy().max_bytes
     got: list[Delivery] = []
     bench.broker.subscribe(topic("t"), got.append, prefetch=1)
     for number in range(20):
-        message = Message(body=b"%02d" % number + bytes(MAX_BUFFER // 10))
+        message = Message(body=b"%02d" % number + bytes(room // 10))
         result(bench.broker.publish(topic("t"), message))
     rest: list[bytes] = []
     while len(got) > len(rest):
