@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import enum
 
+from broker.core.consumers import Subscription
 from broker.core.delivery import Delivery
 from broker.core.destination import Destination
-from broker.core.consumers import Subscription
 from broker.stomp.dialect import Dialect
 from broker.stomp.wire import encode_headers, message_head
 

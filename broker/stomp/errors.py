@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from broker.errors import (
     BadName,
+    BadValue,
     BrokerError,
+    LeaseLost,
     MessageTooLarge,
     NotAllowed,
     NotFound,
@@ -28,9 +30,11 @@ class Refused(Exception):
 #: The core's errors in this front's words. The body is the core's own sentence.
 _MESSAGES: dict[type[BrokerError], str] = {
     BadName: "Invalid destination",
+    BadValue: "Invalid header",
     MessageTooLarge: "Body too large",
     QueueFull: "Queue full",
     NotFound: "Message not found",
+    LeaseLost: "Message not found",
     NotAllowed: "Access refused",
     StoreUnavailable: "Store unavailable",
     StoreRefused: "Message refused",
@@ -44,6 +48,7 @@ def refusal(error: BaseException) -> Refused | None:
         return error
     if isinstance(error, FrameError):
         return Refused(error.violation.value, error.detail)
-    if isinstance(error, BrokerError) and (message := _MESSAGES.get(type(error))):
-        return Refused(message, error.reason)
+    if isinstance(error, BrokerError):
+        message = next((_MESSAGES[kind] for kind in type(error).__mro__ if kind in _MESSAGES), None)
+        return None if message is None else Refused(message, error.reason)
     return None

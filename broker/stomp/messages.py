@@ -23,14 +23,22 @@ _RESERVED = frozenset(
 #: Headers that are fields of a message.
 _DELAYS = ("AMQ_SCHEDULED_DELAY", "x-delay")
 _FIELDS = frozenset({"content-type", "priority", "expires", "expiration", "ttl", "memcache-flags", *_DELAYS})
-_NOT_KEPT = _RESERVED | _FIELDS
+#: Of the publish, not of the message: given back, it would make a receiver that sends the message on with all its
+#: headers repeat the key, and what it sends would not be stored.
+_KEY = "dedup-id"
+#: A field too, and kept: other brokers' receivers look at it.
+_GROUP = "JMSXGroupID"
+_NOT_KEPT = _RESERVED | _FIELDS | {_KEY}
+_SAY_MORE = _FIELDS | {_KEY, _GROUP}
 
 _NORMAL = 4
 #: Milliseconds; as microseconds they fit 63 bits.
 _MAX_TIME = 2**53 - 1
 _MAX_FLAGS = 2**32 - 1
+_MAX_RANK = 2**31 - 1
 
 _number = re.compile(r"[0-9]{1,20}", re.ASCII)
+_integer = re.compile(r"-?[0-9]{1,10}", re.ASCII)
 
 
 def number(headers: dict[str, str], name: str, limit: int) -> int | None:
@@ -44,11 +52,23 @@ def number(headers: dict[str, str], name: str, limit: int) -> int | None:
     return value
 
 
+def rank(headers: dict[str, str]) -> int:
+    """The priority of a subscription, the higher the earlier it is served; 0 if it says none. Raises `Refused`."""
+    for name in ("activemq.priority", "x-priority"):
+        text = headers.get(name)
+        if text is not None:
+            value = int(text) if _integer.fullmatch(text) else _MAX_RANK + 1
+            if abs(value) > _MAX_RANK:
+                raise Refused("Invalid header", f"{name} must be a whole number of at most 32 bits")
+            return value
+    return 0
+
+
 def to_message(headers: dict[str, str], body: bytes) -> Message:
     """What a SEND says. ``expires`` is a moment; ``expiration``, ``ttl`` and delays are durations (ms; 0 = none)."""
     kept = {name: value for name, value in headers.items() if name not in _NOT_KEPT}
     content_type = headers.get("content-type")
-    if _FIELDS.isdisjoint(headers):
+    if _SAY_MORE.isdisjoint(headers):
         return Message(body=body, headers=kept)
     priority = number(headers, "priority", 2**31)
     lives = [number(headers, name, _MAX_TIME // 1000) for name in ("expiration", "ttl")]
@@ -62,6 +82,8 @@ def to_message(headers: dict[str, str], body: bytes) -> Message:
         expires=(number(headers, "expires", _MAX_TIME) or 0) * 1000,
         ttl=min((life for life in lives if life), default=0),
         delay=max((delay for delay in delays if delay), default=0),
+        group=headers.get(_GROUP, ""),
+        key=headers.get(_KEY, ""),
     )
 
 
@@ -82,6 +104,8 @@ def to_headers(delivery: Delivery) -> dict[str, str]:
         headers["content-type"] = message.content_type
     if message.flags:
         headers["memcache-flags"] = str(message.flags)
+    if message.group:
+        headers[_GROUP] = message.group
     for name, value in message.headers.items():
         if name not in _RESERVED:
             headers.setdefault(name, value)

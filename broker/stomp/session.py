@@ -22,7 +22,7 @@ from broker.stomp import destinations
 from broker.stomp.consumer import AckMode, Consumer
 from broker.stomp.dialect import Dialect
 from broker.stomp.errors import Refused
-from broker.stomp.messages import Tails, number, to_message
+from broker.stomp.messages import Tails, number, rank, to_message
 from broker.stomp.transaction import OpenTransaction, loaned
 from broker.stomp.wire import Frame
 
@@ -128,7 +128,7 @@ class Session:
     def _subscribe(self, headers: dict[str, str]) -> None:
         text = _needed(headers, "destination")
         id = _needed(headers, "id") if self._dialect.needs_id else headers.get("id")
-        consumer = self._consumer(text, id, headers)
+        consumer, priority = self._consumer(text, id, headers), rank(headers)
         self._access.subscribe(consumer.destination, waits=True)
         key = _key(text, id)
         if key in self._consumers:
@@ -139,7 +139,11 @@ class Session:
         if len(self._consumers) + len(self._retired) >= MAX_SUBSCRIPTIONS:
             raise Refused("Too many subscriptions", f"at most {MAX_SUBSCRIPTIONS} in a session")
         consumer.subscription = self._broker.subscribe(
-            consumer.destination, self._deliver_to(consumer), prefetch=consumer.prefetch
+            consumer.destination,
+            self._deliver_to(consumer),
+            prefetch=consumer.prefetch,
+            priority=priority,
+            reliable=consumer.mode is not AckMode.AUTO,
         )
         self._consumers[key] = consumer
         if self._paused:

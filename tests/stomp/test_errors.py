@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from twisted.internet.protocol import connectionDone
 from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase
 
+from broker import errors
+from broker.core.filter import BadFilter
 from broker.core.message import Message
 from broker.core.policy import Policy
+from broker.stomp.errors import refusal
 from tests.stomp.support import Client, FrontTest, bodies, receipts
 
 ALL = ("1.0", "1.1", "1.2")
@@ -264,6 +268,7 @@ class ClosingTest(FrontTest):
         self.assertTrue(client.transport.disconnecting)
 
     def test_a_transport_that_has_no_halves_is_closed(self) -> None:
+        before = self.clock.getDelayedCalls()
         transport = StringTransport()
         protocol = self.factory.buildProtocol(None)
         protocol.makeConnection(transport)
@@ -271,7 +276,7 @@ class ClosingTest(FrontTest):
         self.assertTrue(transport.value().startswith(b"ERROR\nmessage:not connected\n"))
         self.assertTrue(transport.disconnecting)
         protocol.connectionLost(connectionDone)
-        self.assertFalse(self.clock.getDelayedCalls())
+        self.assertEqual(self.clock.getDelayedCalls(), before)
 
     def test_it_ends_after_two_seconds(self) -> None:
         client = self.error()
@@ -368,6 +373,34 @@ class ClosingTest(FrontTest):
         self.assert_closes(client)
         (message,) = self.client().subscribe("a")
         self.assertNotIn("delivery-count", message.headers)
+
+
+class ErrorTableTest(SynchronousTestCase):
+    def test_every_error_of_the_broker_has_words(self) -> None:
+        words = {
+            errors.BadName: "Invalid destination",
+            errors.BadValue: "Invalid header",
+            errors.MessageTooLarge: "Body too large",
+            errors.QueueFull: "Queue full",
+            errors.NotFound: "Message not found",
+            errors.LeaseLost: "Message not found",
+            errors.NotAllowed: "Access refused",
+            errors.StoreUnavailable: "Store unavailable",
+            errors.StoreRefused: "Message refused",
+            errors.Stopping: "Shutting down",
+        }
+        for kind, message in words.items():
+            refused = refusal(kind("why"))
+            assert refused is not None
+            self.assertEqual((refused.message, refused.detail), (message, "why"))
+        known = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)}
+        # These cannot come of a frame: were one to, the client would learn nothing.
+        others = {errors.BrokerError, errors.ConfigError, errors.NothingToReload}
+        self.assertEqual(known - set(words), others)
+        self.assertIsNone(refusal(errors.ConfigError("a path")))
+        filtered = refusal(BadFilter("why", 3))
+        assert filtered is not None
+        self.assertEqual(filtered.message, words[errors.BadValue], "a kind of bad value")
 
 
 class StoreErrorsTest(FrontTest):
