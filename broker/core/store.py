@@ -90,6 +90,7 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
     #: Until when nobody else may have it (us of the wall clock); 0 = free. Positive: a lease, whose end is a further
     #: failure. Negative: it is held back until ``-due`` after a failure that is counted already.
     due: int = 0
+    #: Why the last delivery failed; of a lease: the token that tells it from others of the same message.
     reason: str = ""
 
 
@@ -145,6 +146,19 @@ class Batch(msgspec.Struct, frozen=True):
     data: bytes
 
 
+class Expired(msgspec.Struct, frozen=True):
+    """What has expired of a lane by its messages' own moments, as far as was looked."""
+
+    #: In order. Whether a reader has settled them does not matter.
+    ranges: list[Range] = []
+    #: Everything below was looked at; the lane's next number: all of it.
+    upto: int = 0
+    #: The earliest moment later than now at which something of what was looked at expires; 0: nothing does.
+    next_expiry: int = 0
+    #: The stamp of the first message at or after the number it began with; 0: there is none.
+    stamp: int = 0
+
+
 class LaneState(msgspec.Struct):
     """A lane as committed. Below `low` nothing is kept."""
 
@@ -154,6 +168,8 @@ class LaneState(msgspec.Struct):
     run: int
     next: int = 0
     low: int = 0
+    #: All bytes ever appended to it, as stored.
+    bytes: int = 0
 
 
 class ReaderState(msgspec.Struct):
@@ -234,6 +250,14 @@ class IStore(Interface):
         """The first number of `lane` such that its last `size` bytes, as stored, are at or after it.
 
         Exact to a batch: it may be one that leaves up to a batch more. The lane's next number for a `size` of 0.
+        """
+
+    def expired(lane: int, seq: int, now: int, max_bytes: int) -> Deferred[Expired]:
+        """What has expired at `now` of the stored messages of `lane` from `seq` on, until about `max_bytes` were read.
+
+        What is read is only the runs of which some have expired and others have not, and the one that holds `seq`. Of
+        the others the store knows it; it looks at no more than about 1,000 of them. Each call looks at one at least.
+        The earliest moment may be that of a message before `seq`, stored together with those behind it.
         """
 
     def trim(budget: int, keep: Mapping[int, int] = {}) -> Deferred[int]:

@@ -353,7 +353,7 @@ class Ledger:
         """A copy that shares nothing that changes."""
         return Inventory(
             list(self.destinations.values()),
-            [LaneState(x.id, x.destination, x.priority, x.run, x.next, x.low) for x in self.lanes.values()],
+            [LaneState(x.id, x.destination, x.priority, x.run, x.next, x.low, x.bytes) for x in self.lanes.values()],
             [
                 ReaderState(x.id, x.queue, x.lane, cursor, x.reserved, settled, dict(x.failures or {}))
                 for x in self.readers.values()

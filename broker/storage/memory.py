@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
+from functools import partial
+from itertools import islice
 from typing import Final
 
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
 from broker.core.message import unpack
-from broker.core.store import Batch, Committed, Group, Inventory, IStore, Sizes
+from broker.core.store import Batch, Committed, Expired, Group, Inventory, IStore, Sizes
 from broker.errors import BrokerError, StoreUnavailable
 from broker.storage import record
+from broker.storage.expiring import Run, look
 from broker.storage.ledger import Ledger
 from broker.storage.record import Row
 
@@ -25,6 +28,10 @@ _KEYS: Final = 1024
 
 def _base(row: Row) -> int:
     return row.base
+
+
+def _data(row: Row) -> bytes:
+    return row.data
 
 
 @implementer(IStore)
@@ -111,6 +118,20 @@ class MemoryStore:
         if place and rows[place - 1].before + len(rows[place - 1].data) > byte:
             place -= 1
         return succeed(rows[place].base if place < len(rows) else known.next)
+
+    def expired(self, lane: int, seq: int, now: int, max_bytes: int) -> Deferred[Expired]:
+        """See `IStore.expired`."""
+        known = self._ledger.lanes.get(lane)
+        if known is None:
+            return succeed(Expired())
+        rows = self._rows_of(lane)
+        place = max(bisect_right(rows, seq, key=_base) - 1, 0)
+        runs = (
+            Run(row.base, row.count, row.next_expiry, row.max_expiry, row.t0, partial(_data, row))
+            for row in islice(rows, place, None)
+            if row.base + row.count > seq
+        )
+        return succeed(look(lane, runs, seq, known.next, now, max_bytes)[0])
 
     def trim(self, budget: int, keep: Mapping[int, int] = {}) -> Deferred[int]:
         """See `IStore.trim`."""

@@ -69,7 +69,7 @@ def read_lane(
             stop = base
             break
         ids[base] = id
-        data = _data(connection, id)
+        data = batch_data(connection, id)
         if data is None:
             unreadable.append(Unreadable(lane, base, count, flaw(count, data), id))
             continue
@@ -106,7 +106,7 @@ def read_lane(
     return readable, stop if not found and more else None, unreadable
 
 
-def _data(connection: sqlite3.Connection, id: int) -> bytes | None:
+def batch_data(connection: sqlite3.Connection, id: int) -> bytes | None:
     """A batch's messages; None: the pages they are on are damaged."""
     try:
         return connection.execute("SELECT data FROM batch WHERE id = ?", (id,)).fetchone()[0]

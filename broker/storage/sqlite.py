@@ -22,9 +22,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from broker.core.store import Batch, Committed, Group, Inventory, IStore, Sizes
+from broker.core.store import Batch, Committed, Expired, Group, Inventory, IStore, Sizes
 from broker.errors import StoreUnavailable
-from broker.storage import fold, freeing, quarantine, reading, record, stragglers, writing
+from broker.storage import expiring, fold, freeing, quarantine, reading, record, stragglers, writing
 from broker.storage.checkpoints import Checkpoints
 from broker.storage.file import DataFile
 from broker.storage.fold import Folding
@@ -109,6 +109,10 @@ class SQLiteStore:
     def seek_bytes(self, lane: int, size: int) -> Deferred[int]:
         """See `IStore.seek_bytes`."""
         return Deferred.fromCoroutine(self._seek_bytes(lane, size))
+
+    def expired(self, lane: int, seq: int, now: int, max_bytes: int) -> Deferred[Expired]:
+        """See `IStore.expired`."""
+        return Deferred.fromCoroutine(self._expired(lane, seq, now, min(max_bytes, READ_BYTES)))
 
     def trim(self, budget: int, keep: Mapping[int, int] = {}) -> Deferred[int]:
         """See `IStore.trim`."""
@@ -365,6 +369,20 @@ class SQLiteStore:
         byte = max(known.bytes - size, 0)
         around = self._unfolded.around_byte(lane, byte)
         return await self._file.read(reading.seek_byte, lane, byte, known.next, *around)
+
+    async def _expired(self, lane: int, seq: int, now: int, max_bytes: int) -> Expired:
+        self._check_open()
+        known = self._ledger.lanes.get(lane)
+        if known is None:
+            return Expired()
+        places, more = self._unfolded.some(lane, seq, expiring.RUNS)
+        behind = known.stragglers(seq)
+        found, unreadable = await self._file.read(
+            expiring.find, lane, seq, known.next, now, max_bytes, places, more, behind
+        )
+        if unreadable:
+            self._report(unreadable)
+        return found
 
     # -- freeing, measuring
 

@@ -88,14 +88,24 @@ class Unfolded:
     def from_number(self, lane: int, seq: int, max_bytes: int) -> tuple[list[Place], bool]:
         """The parts of `lane` that end after `seq`, about `max_bytes` of them, and whether there are more."""
         places = self.lanes.get(lane, [])
-        first = max(bisect_right(places, seq, key=_base) - 1, 0)
-        if first < len(places) and places[first].part.base + places[first].part.count <= seq:
-            first += 1
+        first = self._first(places, seq)
         size, end = 0, first
         while end < len(places) and size < max_bytes:
             size += places[end].part.length
             end += 1
         return places[first:end], end < len(places)
+
+    def some(self, lane: int, seq: int, most: int) -> tuple[list[Place], bool]:
+        """At most `most` parts of `lane` that end after `seq`, and whether there are more."""
+        places = self.lanes.get(lane, [])
+        first = self._first(places, seq)
+        return places[first : first + most], first + most < len(places)
+
+    def _first(self, places: list[Place], seq: int) -> int:
+        first = max(bisect_right(places, seq, key=_base) - 1, 0)
+        if first < len(places) and places[first].part.base + places[first].part.count <= seq:
+            first += 1
+        return first
 
     def around(self, lane: int, stamp: int) -> tuple[Place | None, int | None]:
         """The last part that begins before `stamp`, and the first number of the part after it."""

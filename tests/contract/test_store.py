@@ -11,7 +11,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from broker.core.destination import Kind
-from broker.core.message import Message, unpack
+from broker.core.message import Message, pack, unpack
 from broker.core.policy import BindingPolicy
 from broker.core.store import (
     BindingState,
@@ -22,6 +22,7 @@ from broker.core.store import (
     Definition,
     DropQueue,
     EndBinding,
+    Expired,
     Failure,
     Group,
     Inventory,
@@ -124,7 +125,7 @@ async def test_messages_are_numbered_in_order_and_come_back_as_they_were(kept: K
     expected = dict(enumerate([first, *messages(1, 4)]))
     assert await kept.read(1) == expected
     inventory = await kept.crash()
-    assert inventory.lanes == [LaneState(1, 1, 0, 0, next=5)]
+    assert inventory.lanes == [LaneState(1, 1, 0, 0, next=5, bytes=sum(len(pack([one])) for one in expected.values()))]
     assert inventory.last_stamp == 1004
     assert await kept.read(1) == expected
 
@@ -447,6 +448,61 @@ async def test_a_dropped_queues_log_stays_while_another_queue_reads_it(kept: Kep
     inventory = await kept.crash()
     assert not inventory.readers
     assert not inventory.bindings
+
+
+async def expired_of(kept: Kept, now: int, seq: int = 0, max_bytes: int = 1 << 18) -> tuple[set[int], int]:
+    """The numbers of lane 1 from `seq` on that have expired, and the earliest moment that is still to come."""
+    numbers: set[int] = set()
+    following, end = 0, (await kept.store.expired(1, 1 << 30, now, 1)).upto
+    stamps = {number: message.stamp for number, message in (await kept.read(1, seq)).items()}
+    while seq < end:
+        found = await kept.store.expired(1, seq, now, max_bytes)
+        assert seq < found.upto <= end
+        assert all(seq <= low < high <= found.upto for low, high in found.ranges)
+        assert found.ranges == sorted(found.ranges)
+        numbers.update(number for low, high in found.ranges for number in range(low, high))
+        following = min(following or found.next_expiry, found.next_expiry or following)
+        assert found.stamp == next((stamp for number, stamp in stamps.items() if number >= seq), 0)
+        seq = found.upto
+    assert not (await kept.store.expired(1, end, now, max_bytes)).ranges
+    return numbers, following
+
+
+@pytest.mark.parametrize("size", [10, 700, 20_000])
+@tx()
+async def test_what_has_expired_is_found_and_when_to_look_again(kept: Kept, size: int) -> None:
+    assert await kept.store.expired(1, 0, 5, 1000) == Expired()
+    await kept.commit(Group(definitions=queue_of(1)))
+    assert await kept.store.expired(1, 0, 5, 1000) == Expired()
+    moments = [0, 0, 0, 0, 5, 5, 5, 5, 6, 9, 0, 6, 0, 0, 0, 0, 9, 9, 9, 9, 5, 8, 8, 9]
+    for first in range(0, len(moments), 4):
+        some = [Message(1000 + n, bytes(size), expires=moments[n]) for n in range(first, first + 4)]
+        await kept.commit(Group(parts={1: some}))
+    for turn in range(3):
+        for now in range(4, 11):
+            for max_bytes in (1, 1500, 1 << 20):
+                over = {n for n, moment in enumerate(moments) if 0 < moment <= now}
+                later = min((moment for moment in moments if moment > now), default=0)
+                assert await expired_of(kept, now, 0, max_bytes) == (over, later)
+                for seq in (3, 6, 9, 23):
+                    numbers, soonest = await expired_of(kept, now, seq, max_bytes)
+                    assert numbers == {n for n in over if n >= seq}
+                    assert later <= soonest or not soonest
+        if turn == 1:
+            await kept.commit(Group(keep={1: 0}, settled={1: [(0, 24)]}))
+        await kept.store.close()
+        await kept.crash()
+
+
+@tx()
+async def test_expired_looks_at_a_bounded_number_of_runs(kept: Kept) -> None:
+    await kept.commit(Group(definitions=queue_of(1)))
+    for number in range(2100):
+        await kept.commit(Group(parts={1: [Message(number + 1, bytes(16_500 if number < 1050 else 5), expires=9)]}))
+    for now, ranges in ((5, []), (9, [(0, 1000)])):
+        found = await kept.store.expired(1, 0, now, 1 << 20)
+        assert (found.ranges, found.upto, found.next_expiry, found.stamp) == (ranges, 1000, 9 if now < 9 else 0, 1)
+        assert (await expired_of(kept, now))[0] == (set() if now < 9 else set(range(2100)))
 
 
 @tx()

@@ -13,7 +13,7 @@ from zope.interface import implementer
 from broker.core.broker import Broker
 from broker.core.message import Message
 from broker.core.policy import Policies, Policy
-from broker.core.store import Batch, Committed, Group, Inventory, IStore, Sizes
+from broker.core.store import Batch, Committed, Expired, Group, Inventory, IStore, Sizes
 from broker.errors import StoreUnavailable
 from broker.storage.memory import MemoryStore
 
@@ -80,6 +80,10 @@ class Holding:
     def seek_bytes(self, lane: int, size: int) -> Deferred[int]:
         assert self._store is not None
         return self._store.seek_bytes(lane, size)
+
+    def expired(self, lane: int, seq: int, now: int, max_bytes: int) -> Deferred[Expired]:
+        assert self._store is not None
+        return self._store.expired(lane, seq, now, max_bytes)
 
     def trim(self, budget: int, keep: Mapping[int, int] = {}) -> Deferred[int]:
         assert self._store is not None
