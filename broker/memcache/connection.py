@@ -341,7 +341,7 @@ class MemcacheProtocol(Protocol):
             delivery = await self._reads.read(key)
             if delivery is None:
                 continue
-            if not (key.open or key.peek):
+            if delivery.on_loan and not (key.open or key.peek):
                 self._settle_when_sent(delivery)
             message = delivery.message
             body = message.body

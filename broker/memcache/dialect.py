@@ -53,8 +53,6 @@ class Dialect(msgspec.Struct, frozen=True):
 
     #: An exptime up to this is in seconds from now, one above it the seconds since 1970 (memcached; Kestrel: 999,999).
     relative_limit: int = 2_592_000
-    #: Open reads a connection may have on one queue (Kestrel's shipped configuration; its built-in default is 1).
-    max_open: int = 100
     #: A plain `get` of a queue which this connection has open reads on: Kestrel, Darner and Siberite refuse it.
     get_while_open: bool = False
     #: The reply to `delete` of a queue that is not there (memcached and Starling; Kestrel: DELETED).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -46,7 +46,7 @@ class Reads:
                 await self._broker.ack([oldest])
             if not key.open:
                 return None
-        self._check(key, len(self._open.get(name, ())))
+        self._check(key, self._open.get(name, ()))
         wait = key.wait / 1000 if self._waits else 0.0
         if key.peek:
             self._counters.cmd_peek += 1
@@ -61,13 +61,18 @@ class Reads:
         self._counters.get_hits += 1
         if key.open:
             self._open.setdefault(name, deque()).append(delivery)
+        elif not key.peek and delivery.reader.queue.policy.get_settles == "before":
+            await self._broker.ack([delivery])
         return delivery
 
-    def _check(self, key: Key, reads: int) -> None:
-        if key.open and reads >= self._dialect.max_open:
-            raise ReadsOpen(f"{reads} reads of this queue are open, no more are allowed")
-        if reads and not (key.open or key.peek or self._dialect.get_while_open):
+    def _check(self, key: Key, reads: Sequence[Delivery]) -> None:
+        """Raise `ReadsOpen` if the reads that are open do not let this one be."""
+        if not reads or key.peek:
+            return
+        if not (key.open or self._dialect.get_while_open):
             raise ReadsOpen("a read of this queue is open, close it first")
+        if key.open and len(reads) >= reads[-1].reader.queue.policy.max_open:
+            raise ReadsOpen(f"{len(reads)} reads of this queue are open, no more are allowed")
 
     async def _waited(self, look: Coroutine[Deferred[Any], Any, Delivery | None]) -> Delivery | None:
         self._wait = Deferred.fromCoroutine(look)

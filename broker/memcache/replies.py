@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from broker import __version__
-from broker.errors import BadName, BadValue, BrokerError, MessageTooLarge, NotAllowed, NotFound, QueueFull
+from broker import __version__, errors
+from broker.errors import BrokerError
 from broker.memcache.commands import ERROR, TOO_LARGE, Refused
 
 END = b"END\r\n"
@@ -42,21 +42,28 @@ def stats_of(argument: bytes) -> bytes:
     return _stats.get(argument, ERROR)
 
 
+#: What begins the line that tells of an error, or the whole line where clients know one. The nearest class counts.
+ERRORS: dict[type[BrokerError], bytes] = {
+    errors.BrokerError: b"SERVER_ERROR",
+    errors.BadName: b"CLIENT_ERROR",
+    errors.BadValue: b"CLIENT_ERROR",
+    errors.NotAllowed: b"CLIENT_ERROR",
+    errors.MessageTooLarge: TOO_LARGE,
+    errors.QueueFull: NOT_STORED,
+    errors.NotFound: NOT_FOUND,
+    errors.LeaseLost: NOT_FOUND,
+    errors.StoreUnavailable: b"SERVER_ERROR",
+    errors.StoreRefused: b"SERVER_ERROR",
+    errors.Stopping: b"SERVER_ERROR",
+    errors.ConfigError: b"SERVER_ERROR",
+    errors.NothingToReload: b"SERVER_ERROR",
+    ReadsOpen: b"ERROR",
+}
+
+
 def error_reply(error: BaseException | None) -> bytes | None:
     """The line that tells a client of `error`; None if it is not one of ours."""
-    match error:
-        case QueueFull():
-            return NOT_STORED
-        case MessageTooLarge():
-            return TOO_LARGE
-        case NotFound():
-            return NOT_FOUND
-        case BadName() | BadValue() | NotAllowed():
-            kind = "CLIENT_ERROR"
-        case ReadsOpen():
-            kind = "ERROR"
-        case BrokerError():
-            kind = "SERVER_ERROR"
-        case _:
-            return None
-    return f"{kind} {' '.join(error.reason.split())}\r\n".encode()
+    if not isinstance(error, BrokerError):
+        return None
+    words = next(ERRORS[kind] for kind in type(error).__mro__ if kind in ERRORS)
+    return words if words.endswith(b"\n") else b"%b %b\r\n" % (words, " ".join(error.reason.split()).encode())

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from broker.core.broker import Broker
-from broker.core.policy import Policy
+from broker.core.policy import Policies, Policy
 from broker.memcache.dialect import DEFAULT, Dialect
 from broker.memcache.server import MemcacheFactory
 from broker.storage.memory import MemoryStore
@@ -67,7 +67,7 @@ class Client:
 class FrontTest(SynchronousTestCase):
     """Tests of the front against a broker in memory."""
 
-    policy = Policy(max_message_size=100_000)
+    policy: Policy | Policies = Policy(max_message_size=100_000)
     dialect: Dialect = DEFAULT
 
     def setUp(self) -> None:
@@ -82,6 +82,13 @@ class FrontTest(SynchronousTestCase):
         """The client sends this and gets that."""
         self.clock.advance(0)
         self.assertEqual(self.client.send(sent), answer)
+        self.clock.advance(0)
+
+    def says_to_another(self, sent: bytes, answer: bytes) -> None:
+        """A client that comes for this, and goes then, sends this and gets that."""
+        other = Client(self.factory)
+        self.assertEqual(other.send(sent), answer)
+        other.go()
         self.clock.advance(0)
 
     def put(self, queue: str, *bodies: bytes) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from broker.core.policy import Policy
+from broker.core.policy import Policies, Policy
 from broker.errors import StoreUnavailable
-from broker.memcache.dialect import Dialect
 from tests.memcache.support import Client, FrontTest
 
 
@@ -16,6 +15,8 @@ def value(key: bytes, body: bytes) -> bytes:
 
 class OpenReadTests(FrontTest):
     """open, close, abort, peek (Kestrel)."""
+
+    policy = Policy(max_open=100)
 
     def test_open_and_close(self) -> None:
         self.put("work", b"1", b"2")
@@ -103,25 +104,64 @@ class OpenReadTests(FrontTest):
 
 
 class MaxOpenTests(FrontTest):
-    """A dialect's number of open reads."""
+    """The policy's number of open reads, for each queue."""
 
-    dialect = Dialect(max_open=2, get_while_open=True)
+    policy = Policy(max_open=2)
 
     def test_no_more_than_so_many(self) -> None:
         self.put("work", b"1", b"2", b"3", b"4")
+        self.put("other", b"5")
         self.says(b"get work/open\r\nget work/open\r\n", value(b"work/open", b"1") + value(b"work/open", b"2"))
         self.says(b"get work/open\r\n", b"ERROR 2 reads of this queue are open, no more are allowed\r\n")
+        self.says(b"get other/open\r\n", value(b"other/open", b"5"))
         self.says(b"get work/close/open\r\n", value(b"work/close/open", b"3"))
-        self.says(b"get work\r\n", value(b"work", b"4"))
+
+    def test_a_reload_changes_it(self) -> None:
+        self.put("work", b"1", b"2", b"3")
+        self.says(b"get work/open\r\n", value(b"work/open", b"1"))
+        self.successResultOf(Deferred.fromCoroutine(self.broker.reload(Policies(Policy(max_open=1)))))
+        self.says(b"get work/open\r\n", b"ERROR 1 reads of this queue are open, no more are allowed\r\n")
+        self.successResultOf(Deferred.fromCoroutine(self.broker.reload(Policies(Policy(max_open=3)))))
+        self.says(b"get work/open\r\nget work/open\r\n", value(b"work/open", b"2") + value(b"work/open", b"3"))
 
 
 class DefaultMaxOpenTests(FrontTest):
     """Without a word of it."""
 
-    def test_a_hundred(self) -> None:
-        self.put("work", *[b"x"] * 101)
-        self.says(b"get work/open\r\n" * 100, value(b"work/open", b"x") * 100)
-        self.says(b"get work/open\r\n", b"ERROR 100 reads of this queue are open, no more are allowed\r\n")
+    def test_one(self) -> None:
+        self.put("work", b"1", b"2")
+        self.says(b"get work/open\r\n", value(b"work/open", b"1"))
+        self.says(b"get work/open\r\n", b"ERROR 1 reads of this queue are open, no more are allowed\r\n")
+
+
+class GetSettlesBeforeTests(FrontTest):
+    """``get_settles = "before"``: a crash may lose a message, and never repeats it."""
+
+    policy = Policy(get_settles="before")
+
+    def test_it_is_settled_on_disk_before_its_bytes_go_out(self) -> None:
+        self.put("work", b"1")
+        self.store.hold = True
+        self.client.send(b"get work\r\n")
+        while self.broker.stats.settled == 0:  # its number is reserved first
+            self.store.release_commit()
+            self.clock.advance(0)
+        self.assertEqual(self.client.received(), b"")
+        self.store.release_commit()
+        self.assertEqual(self.client.received(), value(b"work", b"1"))
+
+    def test_a_client_that_dies_with_it_loses_it(self) -> None:
+        self.put("work", b"1", b"2")
+        slow = Client(self.factory, reads=False)
+        slow.send(b"get work\r\n")
+        slow.go()
+        self.clock.advance(0)
+        self.says(b"get work\r\n", value(b"work", b"2"))
+
+    def test_open_and_peek_are_as_ever(self) -> None:
+        self.put("work", b"1")
+        self.says(b"get work/peek\r\nget work/open\r\n", value(b"work/peek", b"1") + value(b"work/open", b"1"))
+        self.assertEqual(self.broker.stats.settled, 0)
 
 
 class WaitTests(FrontTest):
@@ -204,7 +244,7 @@ class WaitTests(FrontTest):
 class DisconnectTests(FrontTest):
     """A client goes."""
 
-    policy = Policy(max_attempts=2)
+    policy = Policy(max_attempts=2, max_open=100)
 
     def test_open_reads_go_back_in_order_and_count_as_failed(self) -> None:
         self.put("work", b"1", b"2", b"3")

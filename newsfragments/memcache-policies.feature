@@ -1,0 +1,1 @@
+memcache follows the policies ``max_open`` (open reads per connection and queue, one unless the policy says more) and ``get_settles = "before"`` (a plain ``get`` is settled on disk before it is sent).
