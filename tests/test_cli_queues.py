@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def test_the_table_has_a_line_for_each_queue_sorted_by_name(url: str) -> None:
     for name in ("t.long-name", "t.b", "t.a", "t.b", "waits"):
         run(url, "publish", name, "x")
     run(url, "get", "t.a")
-    assert run(url, "queues", "t.*").stdout.decode() == (
+    said = re.sub(r" [1-9]\d*s$", " 0s", run(url, "queues", "t.*").stdout.decode(), flags=re.MULTILINE)
+    assert said == (
         "QUEUE        READY  ON LOAN  CONSUMERS  AGE  STATE\n"
         "t.a              0        0          0   0s\n"
         "t.b              2        0          0   0s\n"

@@ -118,6 +118,11 @@ async def by_metrics(port: int) -> Seen:
     return Seen(broker, queues)
 
 
+def ageless(queues: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Without what grows from one look to the next."""
+    return {name: {**numbers, "oldest_ms": 0} for name, numbers in queues.items()}
+
+
 async def by_core(broker: Broker) -> Seen:
     survey = await Surveyor(broker).survey(lambda name: True, most=100)
     return Seen(survey.broker, {name: values(stats, OF_QUEUE) for name, stats in survey.queues})
@@ -130,7 +135,7 @@ async def test_all_places_show_the_same_numbers() -> None:
         core = await by_core(served.broker)
         for seen in (await by_http(served.http), await by_memcache(served.memcache), await by_metrics(served.http)):
             assert {**seen.broker, "uptime": 0} == {**core.broker, "uptime": 0}
-            assert seen.queues == core.queues
+            assert ageless(seen.queues) == ageless(core.queues)
         expected = {
             "published": 10,  # the move to the dead letters is one
             "published_to_topics": 2,

@@ -57,7 +57,7 @@ def _table(queues: Iterable[dict[str, Any]]) -> Iterable[str]:
 def _row(queue: dict[str, Any]) -> tuple[str, ...]:
     said = ["paused"] * bool(queue["paused"]) + [f"blocked: {queue['blocked']}"] * bool(queue["blocked"])
     numbers = (str(queue[key]) for key in ("ready", "on_loan", "consumers"))
-    return (queue["name"], *numbers, _age(queue["age_ms"]), ", ".join(said))
+    return (queue["name"], *numbers, _age(queue["oldest_ms"]), ", ".join(said))
 
 
 def _age(milliseconds: int) -> str:

@@ -36,6 +36,7 @@ from broker.core.stats import BrokerStats, QueueStats, stats_of
 from broker.core.store import IStore
 from broker.core.supply import Supply
 from broker.core.taking import Taking
+from broker.core.sweep import Sweep
 from broker.core.topic import listener
 from broker.core.transaction import Transaction
 from broker.core.window import Budget
@@ -86,6 +87,7 @@ class Broker:
         self._publishing.retained = self._retention.watch
         self._freeing = Freeing(store, clock, self._retention)
 
+        self._sweep = Sweep(store, clock, self.now, self._directory, self._journal, self._supply, self.stats)
     # -- life
 
     async def start(self) -> None:
@@ -105,6 +107,7 @@ class Broker:
         self._delays.start()
         self._retention.survey()
         if self._retention:
+        self._sweep.start()
             self._freeing.wake()
         for queue in self._directory.queues.values():
             if queue.policy.max_idle:
@@ -138,6 +141,7 @@ class Broker:
         self._delays.stop()
         for reader in self._directory.readers.values():
             self._journal.unclaim(reader)
+        await self._sweep.stop()
         await self._journal.close()
         await self._freeing.stop()
         await self._store.close()
@@ -396,7 +400,7 @@ class Broker:
     def queue_stats(self, queue: str) -> QueueStats:
         """A queue's numbers; zeros for one that is not there."""
         found = self._directory.queues.get(queue)
-        return stats_of(found) if found else QueueStats()
+        return stats_of(found, self.now()) if found else QueueStats()
 
     # -- parts
 

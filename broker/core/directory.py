@@ -132,6 +132,11 @@ class Directory:
         queue.counts.published += 1
         return reader, seq
 
+    def volatile(self) -> list[Queue]:
+        """The queues that keep something in memory only."""
+        ids = range(MAX_READERS - self._volatile, MAX_READERS)
+        return [reader.queue for reader in map(self.readers.get, ids) if reader is not None and reader.waiting]
+
     def lane(self, log: Log, priority: int) -> Lane:
         """The lane of `log` for `priority`, made if it is not there."""
         if log.ownerless:

@@ -329,6 +329,8 @@ class Journal:
             lane.bytes += size
             for reader in lane.readers:
                 reader.bytes += size
+                if reader.waiting == len(messages):
+                    reader.since = messages[0].stamp
                 if reader.queue.used:
                     reader.appended(base, messages, size, self._allowance(reader.queue.wanted))
                 for low, high in unseen.get(reader.id, ()):

@@ -198,31 +198,6 @@ class Policies:
         return self.topics.of(name)
 
 
-def overlap(first: str, second: str) -> bool:
-    """True if some name matches both patterns."""
-    ends = {(0, 0)}  # pairs of places up to which both patterns have matched the same name
-    seen = set(ends)
-    while ends:
-        one, other = ends.pop()
-        if one == len(first) and other == len(second):
-            return True
-        a, b = first[one : one + 1], second[other : other + 1]
-        following = set()
-        if a == "*":
-            following.add((one + 1, other))
-            if b:
-                following.add((one, other + 1))
-        if b == "*":
-            following.add((one, other + 1))
-            if a:
-                following.add((one + 1, other))
-        if a and b and "*" not in (a, b) and (a == b or "?" in (a, b)):
-            following.add((one + 1, other + 1))
-        ends |= following - seen
-        seen |= following
-    return False
-
-
 def _translated(pattern: str) -> str:
     return "".join({"*": ".*", "?": "."}.get(character) or re.escape(character) for character in pattern)
 

@@ -17,7 +17,7 @@ from broker.core.destination import Destination, Kind
 from broker.core.directory import Directory
 from broker.core.journal import Append, Journal, Unit
 from broker.core.keys import Keys
-from broker.core.message import Message
+from broker.core.message import OVERHEAD, Message
 from broker.core.patterns import is_pattern
 from broker.core.policy import Policy, TopicPolicy
 from broker.core.queue import Queue
@@ -248,7 +248,7 @@ class Publishing:
             return self._remembered(route, self._waits(append, seq))
         if append is not None and seq < 0:
             return self._remembered(route, Published(""))  # its queue was deleted meanwhile
-        self._count(destination)
+        self._count(destination, message)
         got: dict[str, int] = {}
         message_id = ""
         if append is not None:
@@ -291,8 +291,9 @@ class Publishing:
                 queue.detach(listener.subscription)
                 listener.dropped()
 
-    def _count(self, destination: Destination) -> None:
+    def _count(self, destination: Destination, message: Message) -> None:
         self._stats.published += 1
+        self._stats.published_bytes += message.size - OVERHEAD
         if destination.kind is Kind.TOPIC:
             self._stats.published_to_topics += 1
 

@@ -7,6 +7,7 @@ is its state, so the two cannot disagree.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import attrs
@@ -80,6 +81,7 @@ class Reader:
         "terms",
     )
 
+        "since",
     def __init__(self, id: int, queue: Queue, lane: Lane, budget: Budget, cursor: int = 0) -> None:
         self.id = id
         self.queue = queue
@@ -108,6 +110,8 @@ class Reader:
     # -- names
 
     def delivery_id(self, seq: int) -> int:
+        #: The stamp of the oldest message not settled, or of one that was.
+        self.since = 0
         """The integer that names message `seq` in this queue."""
         return self.id << SEQ_BITS | (seq + 1)
 
@@ -144,6 +148,15 @@ class Reader:
         lowest = self.scan.lowest
         ahead = self.bits.next_open(self.scan.pointer)
         while ahead in self.on_loan:
+    @property
+    def oldest(self) -> int:
+        """About the stamp of its oldest message; 0 if nobody knows."""
+        known = [delivery.message.stamp for delivery in islice(self.on_loan.values(), 1)]
+        if self.scans and (ahead := self.scans[0].head()) is not None:
+            known.append(ahead[1].stamp)
+        self.since = max(self.since, min((stamp for stamp in known if stamp), default=0))
+        return self.since
+
             ahead = self.bits.next_open(ahead + 1)
         if lowest is None or ahead < lowest:
             return ahead if ahead < self.lane.next else None

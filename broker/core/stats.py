@@ -16,6 +16,7 @@ from typing import Annotated, Literal, get_type_hints
 import attrs
 import msgspec
 
+from broker.core.message import OVERHEAD
 from broker.core.queue import Queue
 
 
@@ -52,6 +53,8 @@ class BrokerStats:
     started: float = 0.0
     #: Called for what is known of each front, by its name.
     fronts: Callable[[], Mapping[str, FrontStats]] = attrs.field(default=dict, repr=False)
+    published_bytes: Annotated[int, counter("bytes", "Bodies and headers of publishes that became true.")] = 0
+    delivered_bytes: Annotated[int, counter("bytes", "Bodies and headers of deliveries.")] = 0
     published: Annotated[
         int, counter("messages", "Publishes that became true, moves from queue to queue included.")
     ] = 0
@@ -86,6 +89,7 @@ class BrokerGauges(msgspec.Struct, frozen=True):
     topics: Annotated[int, gauge("topics", "Topics that queues are bound to.")]
     bindings: Annotated[int, gauge("bindings", "Bindings of queues to topics and to other queues.")]
     ready: Annotated[int, gauge("messages", "Messages that wait in queues.")]
+    bytes: Annotated[int, gauge("bytes", "What the messages of queues take, on loan or not, headers included.")]
     on_loan: Annotated[int, gauge("messages", "Messages on loan to consumers.")]
     incoming: Annotated[int, gauge("messages", "Messages accepted, on their way to the disk.")]
     delayed: Annotated[int, gauge("messages", "Messages that wait for their time.")]
@@ -118,6 +122,8 @@ class QueueStats(msgspec.Struct, frozen=True):
     incoming: Annotated[int, gauge("messages", "Messages accepted, on their way to the disk.")] = 0
     waiters: Annotated[int, gauge("requests", "Requests that wait for one message.")] = 0
     consumers: Annotated[int, gauge("consumers", "Standing subscriptions.")] = 0
+    bytes: Annotated[int, gauge("bytes", "What its messages take, on loan or not, headers included; about.")] = 0
+    oldest_ms: Annotated[int, gauge("milliseconds", "Age of the oldest message; about, until it is in memory.")] = 0
     age_ms: Annotated[
         int, gauge("milliseconds", "How long the last message delivered had waited; 0 when nothing waits.")
     ] = 0
@@ -161,9 +167,10 @@ def values(of: object, wanted: Iterable[str]) -> dict[str, int]:
     return {name: int(bool(value) if isinstance(value, str) else value) for name, value in said if value is not None}
 
 
-def stats_of(queue: Queue) -> QueueStats:
-    """The numbers of one queue."""
+def stats_of(queue: Queue, now: int) -> QueueStats:
+    """The numbers of one queue, at a time (us); it costs what its lanes and consumers are, not its messages."""
     counts = queue.counts
+    oldest = min((reader.oldest for reader in queue.readers if reader.waiting), default=0)
     ids = [reader.delivery_id(reader.lane.next - 1) for reader in queue.readers if reader.waiting]
     waiters = sum(subscription.once for subscription in queue.subscriptions)
     ready = queue.ready
@@ -173,6 +180,8 @@ def stats_of(queue: Queue) -> QueueStats:
         incoming=queue.incoming,
         waiters=waiters,
         consumers=len(queue.subscriptions) - waiters,
+        bytes=max(queue.bytes - queue.waiting * OVERHEAD, 0),
+        oldest_ms=max(now - oldest, 0) // 1000 if oldest else 0,
         age_ms=queue.last_age if ready else 0,
         urgent=sum(reader.waiting for reader in queue.readers if reader.priority < 0),
         niced=sum(reader.waiting for reader in queue.readers if reader.priority > 0),

@@ -16,6 +16,7 @@ from broker.core.delivery import Delivery
 from broker.core.directory import Directory
 from broker.core.journal import RETRY_AFTER, Journal
 from broker.core.queue import Move, Queue
+from broker.core.message import OVERHEAD
 from broker.core.reader import Reader
 from broker.core.scan import Scan
 from broker.core.stats import BrokerStats
@@ -126,6 +127,7 @@ class Supply:
         if delivery.due:
             self._journal.fail(delivery.reader, delivery.seq, Failure(delivery.attempts, delivery.due))
             self.ends(delivery)
+        self._stats.delivered_bytes += delivery.message.size - OVERHEAD
 
     def flush(self, queue: Queue) -> None:
         """Tell the store what the queue settled by itself, and let go what is to leave it."""

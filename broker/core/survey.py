@@ -79,9 +79,10 @@ class Surveyor:
         asked = in_use = bindings = last_id = 0
         sums = dict.fromkeys(_sums, 0)
         topics: dict[Destination, int] = {}
+        broker = self._broker
         queues = list(self._directory.queues.values())
         for number, queue in enumerate(queues, 1):
-            stats = stats_of(queue)
+            stats = stats_of(queue, broker.now())
             for name in _sums:
                 sums[name] += getattr(stats, name)
             in_use += bool(queue.bindings or queue.subscriptions or stats.ready or stats.on_loan)
@@ -98,7 +99,6 @@ class Surveyor:
                 await deferLater(self._broker.clock, 0)
         if asked > most:
             found.clear()
-        broker = self._broker
         gauges = BrokerGauges(
             uptime=max(int(broker.now() / 1e6 - broker.stats.started), 0),
             trouble=broker.trouble,

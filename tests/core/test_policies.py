@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +10,7 @@ from broker.core import queue as queue_room
 from broker.core.delivery import Delivery
 from broker.core.destination import queue, topic
 from broker.core.moving import RETRY_AFTER
-from broker.core.policy import Policies, Policy, Rule, overlap
+from broker.core.policy import Policies, Policy, Rule
 from broker.errors import NotFound
 from tests.core.support import Bench, result, start, text
 
@@ -57,13 +55,6 @@ def test_a_pattern_means_its_characters_but_for_two(name: str, pattern: str) -> 
         assert matches == (name == pattern)
     if pattern.strip("*") == "" and pattern:
         assert matches
-
-
-@given(st.text(alphabet="ab*?", max_size=4), st.text(alphabet="ab*?", max_size=4))
-def test_patterns_overlap_if_a_name_matches_both(first: str, second: str) -> None:
-    one, other = (Policies(rules=[Rule(pattern, {"ttl": 1})]) for pattern in (first, second))
-    names = ("".join(name) for length in range(9) for name in itertools.product("ab", repeat=length))
-    assert overlap(first, second) is any(one.of(name).ttl == other.of(name).ttl == 1 for name in names)
 
 
 def test_new_policies_hold_for_queues_that_are_there() -> None:
