@@ -40,7 +40,7 @@ setup(
     install_requires=[
         "Twisted[tls,websocket]>=26.10",
         "msgspec>=0.21",
-        "prometheus_client>=0.26",
+        "prometheus_client>=0.23",
     ],
     extras_require={
         "docs": [
@@ -49,8 +49,8 @@ setup(
             "towncrier>=24.8",
         ],
         "test": [
-            "build>=1.6",
-            "hypothesis>=6.170",
+            "build>=1.2",
+            "hypothesis>=6.100",
             "import-linter==2.16",
             "mypy==2.4.1",
             "mypy-zope==1.0.17",
@@ -60,7 +60,7 @@ setup(
             "ruff==0.17.5",
             "setuptools>=77",
             "stomp.py==9.0.0",
-            "treq>=26.7",
+            "treq>=24.9",
             "types-setuptools>=80",
         ],
     },
