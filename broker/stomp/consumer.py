@@ -10,7 +10,7 @@ import enum
 
 from broker.core.consumers import Subscription
 from broker.core.delivery import Delivery
-from broker.core.destination import Destination
+from broker.stomp.destinations import Target
 from broker.stomp.dialect import Dialect
 from broker.stomp.wire import encode_headers, message_head
 
@@ -29,15 +29,15 @@ class AckMode(enum.Enum):
 class Consumer:
     """A subscription as STOMP knows it."""
 
-    #: The core's; set as soon as there is one.
-    subscription: Subscription
-
     def __init__(
-        self, id: str | None, mode: AckMode, destination: Destination, prefetch: int, dialect: Dialect
+        self, id: str | None, mode: AckMode, targets: tuple[Target, ...], prefetch: int, dialect: Dialect
     ) -> None:
         self.id = id
         self.mode = mode
-        self.destination = destination
+        #: What it reads, and the core's subscriptions to that.
+        self.targets = targets
+        self.subscriptions: list[Subscription] = []
+        #: Of each of them.
         self.prefetch = prefetch
         #: What the client must settle, in order of delivery.
         self.unsettled: dict[int, Delivery] = {}
@@ -52,7 +52,7 @@ class Consumer:
     def lend(self, number: int, delivery: Delivery) -> bytes:
         """Put `delivery` on loan as `number`; the head of its MESSAGE."""
         if self.mode is not AckMode.AUTO:
-            if len(self.unsettled) >= 2 * self.prefetch:
+            if len(self.unsettled) >= 2 * self.prefetch * len(self.targets):
                 self._drop_stale()
             self.unsettled[number] = delivery
             if self._numbers is not None:

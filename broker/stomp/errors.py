@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from broker.errors import (
     BadName,
     BadValue,
@@ -21,10 +23,12 @@ from broker.stomp.wire import FrameError
 class Refused(Exception):
     """A frame that is not obeyed: `message` is the ERROR's header of that name, `detail` its body."""
 
-    def __init__(self, message: str, detail: str = "") -> None:
+    def __init__(self, message: str, detail: str = "", *, headers: Mapping[str, str] = {}) -> None:
         super().__init__(message)
         self.message = message
         self.detail = detail or message
+        #: Further headers of the ERROR.
+        self.headers = headers
 
 
 #: The core's errors in this front's words. The body is the core's own sentence.

@@ -6,13 +6,16 @@ is 4 less the other, clamped to 0-9.
 
 from __future__ import annotations
 
-import re
+import contextlib
+from collections.abc import Sequence
 
 from broker.core.delivery import Delivery
-from broker.core.destination import Kind
+from broker.core.destination import Destination, Kind
 from broker.core.message import Message
+from broker.stomp.destinations import Target, parse
 from broker.stomp.dialect import Dialect
 from broker.stomp.errors import Refused
+from broker.stomp.headers import number
 from broker.stomp.wire import message_tail
 
 #: Of the SEND frame itself, or written by the broker on MESSAGE: not the sender's to give.
@@ -35,38 +38,13 @@ _NORMAL = 4
 #: Milliseconds; as microseconds they fit 63 bits.
 _MAX_TIME = 2**53 - 1
 _MAX_FLAGS = 2**32 - 1
-_MAX_RANK = 2**31 - 1
-
-_number = re.compile(r"[0-9]{1,20}", re.ASCII)
-_integer = re.compile(r"-?[0-9]{1,10}", re.ASCII)
 
 
-def number(headers: dict[str, str], name: str, limit: int) -> int | None:
-    """Header `name` as a count from 0 to `limit`; None if it is not there. Raises `Refused`."""
-    text = headers.get(name)
-    if text is None:
-        return None
-    value = int(text) if _number.fullmatch(text) else -1
-    if not 0 <= value <= limit:
-        raise Refused("Invalid header", f"{name} must be a number from 0 to {limit}")
-    return value
-
-
-def rank(headers: dict[str, str]) -> int:
-    """The priority of a subscription, the higher the earlier it is served; 0 if it says none. Raises `Refused`."""
-    for name in ("activemq.priority", "x-priority"):
-        text = headers.get(name)
-        if text is not None:
-            value = int(text) if _integer.fullmatch(text) else _MAX_RANK + 1
-            if abs(value) > _MAX_RANK:
-                raise Refused("Invalid header", f"{name} must be a whole number of at most 32 bits")
-            return value
-    return 0
-
-
-def to_message(headers: dict[str, str], body: bytes) -> Message:
-    """What a SEND says. ``expires`` is a moment; ``expiration``, ``ttl`` and delays are durations (ms; 0 = none)."""
+def to_message(headers: dict[str, str], body: bytes, targets: Sequence[Target]) -> Message:
+    """What a SEND to `targets` says. ``expires`` is a moment; other times are durations (ms; 0 = none)."""
     kept = {name: value for name, value in headers.items() if name not in _NOT_KEPT}
+    if len(targets) == 1 and targets[0].text != str(targets[0].destination):
+        kept["destination"] = targets[0].text
     content_type = headers.get("content-type")
     if _SAY_MORE.isdisjoint(headers):
         return Message(body=body, headers=kept)
@@ -94,7 +72,7 @@ def to_headers(delivery: Delivery) -> dict[str, str]:
     """
     message = delivery.message
     headers = {
-        "destination": str(delivery.source),
+        "destination": _literal(message, delivery.source),
         "message-id": delivery.message_id,
         "timestamp": message.headers.get("timestamp") or str(message.stamp // 1000),
         "priority": str(min(max(_NORMAL - message.priority, 0), 9)),
@@ -110,6 +88,16 @@ def to_headers(delivery: Delivery) -> dict[str, str]:
         if name not in _RESERVED:
             headers.setdefault(name, value)
     return headers
+
+
+def _literal(message: Message, source: Destination) -> str:
+    """Where it was sent, in the sender's own words if they mean that place here."""
+    text = message.headers.get("destination")
+    if text is not None:
+        with contextlib.suppress(Refused):
+            if [target.destination for target in parse(text)] == [source]:
+                return text
+    return str(source)
 
 
 class Tails:

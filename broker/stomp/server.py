@@ -28,7 +28,8 @@ from broker.stomp.errors import Refused, refusal
 from broker.stomp.handshake import Agreed, agree
 from broker.stomp.heartbeat import Heartbeat
 from broker.stomp.messages import Tails
-from broker.stomp.session import Session, Terms
+from broker.stomp.session import Session
+from broker.stomp.subscriptions import Terms
 from broker.stomp.wire import Frame, FrameError, Limits, Parser, encode
 
 #: Seconds in which CONNECT must come; RabbitMQ's.
@@ -241,7 +242,14 @@ class StompProtocol(Protocol):
         factory = self._factory
         self._parser.dialect, self._parser.limits = agreed.dialect, factory.limits
         self._session = Session(
-            factory.broker, access, agreed.dialect, self._outbox, factory.tails, factory.terms, self.name
+            factory.broker,
+            access,
+            agreed.dialect,
+            self._outbox,
+            factory.tails,
+            factory.terms,
+            self.name,
+            lambda refused: self._refuse(refused, {}),
         )
         self._outbox.reply(encode(agreed.reply, HANDSHAKE))
         self._heartbeat = Heartbeat(
@@ -284,7 +292,7 @@ class StompProtocol(Protocol):
             refused = Refused("Processing error", f"The broker could not process the frame (session {self.name}).")
         else:
             self._log.info("{name}: refused: {message}", name=self.name, message=refused.message)
-        reply = {"message": refused.message, "version": VERSIONS, "content-type": "text/plain"}
+        reply = {"message": refused.message, "version": VERSIONS, "content-type": "text/plain", **refused.headers}
         if "receipt" in headers:
             reply["receipt-id"] = headers["receipt"]
         body = f"{refused.detail}\n".encode(errors="replace")

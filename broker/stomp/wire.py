@@ -223,7 +223,7 @@ class Parser:
             return False
         end = match.start()
         limits = self.limits
-        if end - start > limits.line or buffer.find(b"\n", start, start + limits.command + 1) < 0:
+        if end - start > min(limits.line, limits.head) or buffer.find(b"\n", start, start + limits.command + 1) < 0:
             self._check_lines(end)
         if buffer[end] == 0:
             raise FrameError(Violation.NUL_IN_HEADER, "a NUL before the empty line that ends the headers")
@@ -239,6 +239,8 @@ class Parser:
         buffer, start, limits = self._buffer, self._start, self.limits
         while True:
             stop = buffer.find(b"\n", self._line, end)
+            if stop < 0 and (end == self._line or (end == self._line + 1 and buffer[self._line] == 13)):
+                return  # it may be the empty line, which does not count
             length = (end if stop < 0 else stop) - self._line
             is_command = self._line == start
             limit = limits.command if is_command else limits.line

@@ -47,19 +47,31 @@ class CommandErrorsTest(FrontTest):
         self.accepts(ALL, "SEND", destination="/queue/a", message_id="mine")
 
     def test_destinations_that_mean_nothing_are_refused(self) -> None:
-        for destination in ("", "/queue/", "/topic/", "x" * 251, "a\tb"):
+        """Line 38."""
+        for destination in (
+            *("", " ", "/queue/", "/topic/", "x" * 251, "a\tb", "/exchange//", "/amq/queue/", "/topic/a.>.b"),
+            *("/queue/a,", ",/queue/a", "/queue/a,/topic/"),
+        ):
             for command in ("SEND", "SUBSCRIBE"):
                 versions = LATER if "\t" in destination else ALL
                 self.refuses("Invalid destination", versions, command, destination=destination, id="1")
 
     def test_destinations_that_mean_something_elsewhere_are_refused(self) -> None:
         for destination in (
-            *("/exchange/e/k", "/amq/queue/a", "/temp-queue/a", "/temp-topic/a", "/reply-queue/a"),
-            *("/remote-temp-queue/a", "/dsub/a/b", "/advisory/a", "/queue/a,/queue/b"),
-            *("/topic/a.*", "/topic/#", "/topic/a.>", "/topic/a/*"),
+            *("/temp-queue/a", "/temp-topic/a", "/reply-queue/a"),
+            *("/remote-temp-queue/a", "/dsub/a/b", "/advisory/a"),
         ):
             self.refuses("Invalid destination", ("1.2",), "SUBSCRIBE", destination=destination, id="1")
             self.refuses("Invalid destination", ("1.2",), "SEND", destination=destination)
+
+    def test_patterns_are_not_sent_to(self) -> None:
+        for destination in ("/topic/a.*", "/topic/#", "/topic/a.>", "/exchange/e/*", "/topic/a,/topic/b.#"):
+            self.refuses("Invalid destination", ("1.2",), "SEND", destination=destination)
+
+    def test_a_queue_that_must_be_there_is_not_made(self) -> None:
+        for command in ("SEND", "SUBSCRIBE"):
+            self.refuses("Destination not found", ("1.2",), command, destination="/amq/queue/none", id="1")
+        self.assertFalse(self.broker.exists("none"))
 
     def test_subscribe_needs_a_destination(self) -> None:
         self.refuses("Missing destination", ALL, "SUBSCRIBE", id="1")

@@ -221,13 +221,19 @@ class MessageTest(FrontTest):
         self.clock.advance(1)
         self.assertEqual(bodies(client.frames()), [b"activemq"])
 
-    def test_destinations_come_back_with_their_kind(self) -> None:
+    def test_destinations_come_back_as_the_sender_wrote_them(self) -> None:
         client = self.client()
-        pairs = {"/queue/a/b": "/queue/a/b", "bare": "/queue/bare", "/topic/t": "/topic/t", "/odd/x": "/queue//odd/x"}
-        for number, (said, given) in enumerate(pairs.items()):
+        for number, said in enumerate(("/queue/a/b", "bare", "/topic/t", "/odd/x", "/exchange/e/k", "/exchange/f%2F")):
             client.subscribe(said, str(number))
             frames = client.send("SEND", destination=said)
-            self.assertEqual(header(frames, "destination"), [given])
+            self.assertEqual(header(frames, "destination"), [said])
+
+    def test_a_destination_header_of_another_protocol_is_not_believed(self) -> None:
+        client = self.client()
+        client.subscribe("a")
+        for text in ("/queue/b", "/topic/a", "a,b", "", "/topic/*"):
+            self.put("a", b"x", headers={"destination": text})
+            self.assertEqual(header(client.frames(), "destination"), ["/queue/a"])
 
     def test_a_queue_bound_to_a_topic_says_where_the_message_was_sent(self) -> None:
         self.successResultOf(Deferred.fromCoroutine(self.broker.bind("audit", topic("news"), BindingPolicy())))

@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred
 
 from broker.core.destination import topic
 from broker.core.message import Message
-from broker.stomp.session import MAX_SUBSCRIPTIONS
+from broker.stomp.subscriptions import MAX_SUBSCRIPTIONS
 from broker.stomp.wire import Frame
 from tests.stomp.support import Client, FrontTest, bodies, header, receipts
 
@@ -245,5 +245,7 @@ class AckTest(FrontTest):
             self.put("a", *(b"x" for _ in range(10)))
             self.assertEqual(len(client.frames()), 10)
             self.successResultOf(Deferred.fromCoroutine(self.broker.purge("a", on_loan=True)))
-        assert client.protocol._session is not None
-        self.assertLessEqual(len(client.protocol._session._consumers["1"].unsettled), 20)
+        session = client.protocol._session
+        assert session is not None
+        (consumer,) = session._subscriptions.called("1")
+        self.assertLessEqual(len(consumer.unsettled), 20)

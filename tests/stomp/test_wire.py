@@ -263,6 +263,15 @@ def _some_frames() -> st.SearchStrategy[bytes]:
     return st.lists(frame | st.binary(max_size=30), max_size=6).map(b"".join)
 
 
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n"])
+def test_the_empty_line_does_not_count_however_the_head_is_split(end: bytes) -> None:
+    data = b"SEND\na:" + b"b" * 93 + end + b"\0"
+    size = data.index(end) + end.count(b"\r") // 2
+    for pieces in ([], [1] * len(data), [size + 1], [size + 2]):
+        assert parse(data, V1_2, Limits(head=size), pieces) == [Frame("SEND", {"a": "b" * 93})]
+    assert parse(data, V1_2, Limits(head=size - 1), [1] * len(data)) == parse(data, V1_2, Limits(head=size - 1))
+
+
 @given(
     data=_some_frames(),
     pieces=st.lists(st.integers(0, 40), max_size=60),
