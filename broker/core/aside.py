@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
 from broker.core.bits import Bits
 from broker.core.message import Message
@@ -19,7 +19,7 @@ from broker.core.window import Budget, Window
 class Aside:
     """The numbers passed over, by group; each group's in order."""
 
-    __slots__ = ("_at", "_kept", "_ranges", "_stirred", "count", "window")
+    __slots__ = ("_at", "_kept", "_places", "_ranges", "_stirred", "count", "window")
 
     def __init__(self, budget: Budget, keep: bool) -> None:
         self._ranges: dict[str, list[tuple[int, int]]] = {}
@@ -27,6 +27,9 @@ class Aside:
         self._at: dict[str, int] = {}
         #: First numbers of the groups that may have become free, with the group.
         self._stirred: list[tuple[int, str]] = []
+        #: The number each of them stands at there; an entry with another is stale. A group that is stirred with every
+        #: ack is looked at once, not as often as it was stirred.
+        self._places: dict[str, int] = {}
         self._kept: dict[int, Message] | None = {} if keep else None
         self.window = Window(budget)
         #: Numbers in it, settled ones included until they are come upon.
@@ -47,25 +50,44 @@ class Aside:
         if self._kept is not None:
             self._kept[seq] = message
 
+    def kept(self) -> Iterable[tuple[int, Message]]:
+        """The messages in it that are nowhere else."""
+        return (self._kept or {}).items()
+
     def stir(self, group: str) -> None:
         """Somebody may take messages of this group now."""
         if group in self._ranges:
-            heapq.heappush(self._stirred, (self._ranges[group][self._at.get(group, 0)][0], group))
+            self._stand_at(self._ranges[group][self._at.get(group, 0)][0], group)
+
+    def _stand_at(self, seq: int, group: str) -> None:
+        known = self._places.get(group)
+        if known is None or seq < known:
+            self._places[group] = seq
+            heapq.heappush(self._stirred, (seq, group))
 
     def settle_down(self) -> None:
         """The group at the head is busy after all."""
-        heapq.heappop(self._stirred)
+        self._pop()
+
+    def _pop(self) -> str:
+        seq, group = heapq.heappop(self._stirred)
+        if self._places.get(group) == seq:
+            del self._places[group]
+        return group
 
     def head(self, bits: Bits, on_loan: Container[int]) -> int | None:
         """The lowest number that may be free; None if there is none."""
         while self._stirred:
             seq, group = self._stirred[0]
+            if self._places.get(group) != seq:
+                heapq.heappop(self._stirred)
+                continue
             first = self._first(group, bits, on_loan)
             if first == seq:
                 return seq
-            heapq.heappop(self._stirred)
+            self._pop()
             if first is not None:
-                heapq.heappush(self._stirred, (first, group))
+                self._stand_at(first, group)
         return None
 
     def message(self, seq: int) -> Message | None:
@@ -83,7 +105,7 @@ class Aside:
 
     def take(self, seq: int) -> None:
         """The head is wanted, or is no more."""
-        _, group = heapq.heappop(self._stirred)
+        group = self._pop()
         self._drop_first(group)
         self.stir(group)
 
@@ -97,8 +119,8 @@ class Aside:
                 self._ranges[group] = kept
             else:
                 del self._ranges[group]
-        self._stirred = [(low, group) for low, group in self._stirred if low < seq]
-        heapq.heapify(self._stirred)
+        self._places = {group: low for group, low in self._places.items() if low < seq}
+        self._stirred = sorted((low, group) for group, low in self._places.items())
 
     @property
     def lowest(self) -> int | None:
