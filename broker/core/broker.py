@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
@@ -17,6 +17,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from broker.core.binding import named_source
+from broker.core.browsing import Accepts, Browsing, Page, Seen, State, reasons
 from broker.core.clock import Delays
 from broker.core.consumers import Line, Subscription
 from broker.core.delivery import Delivery
@@ -32,11 +33,11 @@ from broker.core.queue import Queue
 from broker.core.retention import Retention
 from broker.core.route import Published
 from broker.core.settlement import Settlement
-from broker.core.stats import BrokerStats, QueueStats, stats_of
+from broker.core.stats import BrokerStats, QueueStats, stats_at_rest, stats_of
 from broker.core.store import IStore
 from broker.core.supply import Supply
-from broker.core.taking import Taking
 from broker.core.sweep import Sweep
+from broker.core.taking import Taking
 from broker.core.topic import listener
 from broker.core.transaction import Transaction
 from broker.core.window import Budget
@@ -82,12 +83,14 @@ class Broker:
             clock, self.now, self._directory, self._journal, self._publishing, self.stats, self._supply.changed
         )
         self._supply.move = self._moving.move
+        self._directory.woken = self._supply.notice
+        self._browsing = Browsing(store, clock, self._directory, self._settlement.message)
         self._taking = Taking(clock, self.now, self._directory, self._supply, self._forget)
         self._retention = Retention(store, self.now, self._directory)
         self._publishing.retained = self._retention.watch
+        self._sweep = Sweep(store, clock, self.now, self._directory, self._journal, self._supply, self.stats)
         self._freeing = Freeing(store, clock, self._retention)
 
-        self._sweep = Sweep(store, clock, self.now, self._directory, self._journal, self._supply, self.stats)
     # -- life
 
     async def start(self) -> None:
@@ -105,17 +108,15 @@ class Broker:
         await self._settlement.restore(inventory)
         self._warn_of_aliases()
         self._delays.start()
+        self._sweep.start()
         self._retention.survey()
         if self._retention:
-        self._sweep.start()
             self._freeing.wake()
-        for queue in self._directory.queues.values():
-            if queue.policy.max_idle:
-                self._supply.use(queue)
         if inventory.unclean_starts >= 2:
             self._log.warn(
                 "{starts} starts in a row ended in a crash: going carefully", starts=inventory.unclean_starts
             )
+            self._directory.cautious = True
             for queue in self._directory.queues.values():
                 queue.cautious = True
 
@@ -124,9 +125,14 @@ class Broker:
         self.policy = policies.default
         self._directory.follow(policies)
         self._warn_of_aliases()
-        for number, queue in enumerate(list(self._directory.queues.values()), 1):
-            queue.follow(policies.of(queue.name))
-            self._supply.changed(queue)
+        for number, name in enumerate(self._directory.names(), 1):
+            policy = policies.of(name)
+            queue = self._directory.find(name) if policy.tended else self._directory.queues.get(name)
+            if queue is not None:
+                queue.follow(policy)
+                if policy.max_idle:
+                    self._supply.notice(queue)
+                self._supply.changed(queue)
             if number % _RELOAD_SLICE == 0:
                 await deferLater(self.clock, 0)
         self._retention.survey()
@@ -139,9 +145,10 @@ class Broker:
         self._supply.stop()
         self._moving.stop()
         self._delays.stop()
+        await self._sweep.stop()
+        self._directory.wake_reserved()
         for reader in self._directory.readers.values():
             self._journal.unclaim(reader)
-        await self._sweep.stop()
         await self._journal.close()
         await self._freeing.stop()
         await self._store.close()
@@ -257,6 +264,37 @@ class Broker:
         """The message that would be delivered next, without taking it; waits like `take`."""
         return await self._taking.peek(queue, wait) if await self._readable([queue], wait) else None
 
+    # -- looking
+
+    async def browse(
+        self,
+        destination: Destination,
+        *,
+        states: Collection[State] = (State.READY, State.ON_LOAN, State.DELAYED),
+        after: int = 0,
+        until: int = 0,
+        limit: int = 100,
+        accepts: Accepts | None = None,
+    ) -> Page:
+        """What is in a queue, or in a topic's log, behind the stamp `after` and before `until` (0: no end).
+
+        Nothing is taken and nobody is disturbed. At most `limit` messages, those that `accepts`; they come in the
+        order in which they were published. A page may hold fewer, or none, and still say where to go on.
+        """
+        return await self._browsing.browse(
+            destination, states=states, after=after, until=until, limit=limit, accepts=accepts
+        )
+
+    async def look(self, delivery_id: int) -> tuple[Seen, list[str]]:
+        """The message of this id, waiting or on loan, and why it is not being delivered; `NotFound`."""
+        seen = await self._browsing.look(delivery_id)
+        queue = self._directory.locate(delivery_id)
+        return seen, list(reasons(queue[0].queue, seen, self.now())) if queue is not None else []
+
+    def durable(self) -> Deferred[None]:
+        """Fires once everything said so far is on disk."""
+        return self._journal.durable()
+
     # -- settling
 
     def ack(self, deliveries: Iterable[Delivery]) -> Deferred[None]:
@@ -324,7 +362,7 @@ class Broker:
         unit.ended = ended
 
         def told(numbers: list[int]) -> None:
-            published.told(numbers)
+            transaction.published = published.told(numbers)
 
         return self._journal.append(unit).addCallback(told)
 
@@ -367,7 +405,7 @@ class Broker:
 
     async def unbind(self, queue: str, source: Destination) -> bool:
         """`queue` gets nothing more of `source`; what it has it keeps. False if it was not bound."""
-        bound = self._directory.queues.get(queue)
+        bound = self._directory.find(queue)
         if bound is None or not self._directory.bindings.unbind(bound, source):
             return False
         self.stats.unbound += 1
@@ -376,11 +414,12 @@ class Broker:
 
     def queues(self) -> list[str]:
         """The queues that hold messages, are bound, or have somebody waiting; sorted."""
-        return sorted(q.name for q in self._directory.queues.values() if q.waiting or q.bindings or q.subscriptions)
+        used = [q.name for q in self._directory.queues.values() if q.waiting or q.bindings or q.subscriptions]
+        return sorted([*used, *self._directory.dormant.waiting()])
 
     def exists(self, queue: str) -> bool:
         """True if there is such a queue, be it empty, or an alias."""
-        return queue in self._directory.queues or self._directory.is_alias(Destination(Kind.QUEUE, queue))
+        return self._directory.exists(queue) or self._directory.is_alias(Destination(Kind.QUEUE, queue))
 
     def topics(self) -> list[str]:
         """The topics a queue is bound to, sorted."""
@@ -400,7 +439,9 @@ class Broker:
     def queue_stats(self, queue: str) -> QueueStats:
         """A queue's numbers; zeros for one that is not there."""
         found = self._directory.queues.get(queue)
-        return stats_of(found, self.now()) if found else QueueStats()
+        if found is None and (resting := self._directory.dormant.get(queue)) is not None:
+            return stats_at_rest(*resting, self._directory.policies.of(queue), self.now())
+        return stats_of(found, self.now()) if found is not None else QueueStats()
 
     # -- parts
 
@@ -424,7 +465,7 @@ class Broker:
     def _reached(self, queue: str) -> Queue | None:
         """The queue of this name, unless there is none or an alias hides it."""
         hidden = self._directory.is_alias(Destination(Kind.QUEUE, queue))
-        return None if hidden else self._directory.queues.get(queue)
+        return None if hidden else self._directory.find(queue)
 
     def _committed(self, queues: set[Queue]) -> None:
         for queue in queues:

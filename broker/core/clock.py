@@ -112,7 +112,7 @@ class Delays:
         self._set_alarm()
 
     def _add(self, reader: Reader, seq: int, message: Message) -> None:
-        due = message.stamp + message.delay * 1000
+        due = due_of(message)
         kept = message if self._bytes + message.size <= _MEMORY else None
         self._bytes += message.size if kept is not None else 0
         self._push(due, reader, seq, kept)
@@ -230,6 +230,11 @@ class Delays:
             self._known.discard(reader)
             self._directory.drop(reader.queue)
             _ = self._journal.durable().addErrback(lambda _: None)  # if not now, a later run drops it
+
+
+def due_of(message: Message) -> int:
+    """When a delayed message may be delivered (us)."""
+    return message.stamp + message.delay * 1000
 
 
 def _end(reader: Reader) -> int:

@@ -39,6 +39,8 @@ class Delivery:
     orphaned: bool = False
     #: The message group it keeps busy.
     group: str = ""
+    #: What tells this loan from earlier and later ones of the same message; empty where loans do not end.
+    token: str = ""
 
     @property
     def id(self) -> int:

@@ -45,6 +45,10 @@ class Groups:
             return False
         return True
 
+    def busy(self, group: str) -> bool:
+        """True if a message of it is on loan, or held back."""
+        return group in self._holds
+
     def holder(self, group: str) -> Subscription | None:
         """Who alone may get a message of it; None: anybody, as it is free."""
         hold = self._holds.get(group)

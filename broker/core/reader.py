@@ -30,6 +30,8 @@ SEQ_BITS = 33
 CLAIM = 512
 #: Messages on loan or hidden that stay in memory while they are hidden; others are read again afterwards.
 MAX_HIDDEN = 1_000
+#: Reasons of failures that a reader remembers.
+MAX_REASONS = 1_000
 #: Stands for the message of a loan that is not in memory; it is read when it is wanted.
 UNLOADED = Message()
 
@@ -52,12 +54,15 @@ class Lane:
     keep: int = -1
     #: The earliest moment at which one of its messages expires (us); 0: none does; -1: not known.
     expiring: int = 0
-    #: All bytes of memory that what was ever appended to it takes.
-    bytes: int = 0
 
     def message_id(self, seq: int) -> str:
         """The id of message `seq`, the same for every reader."""
         return f"{self.id}.{seq}" if self.durable else f"memory.{self.id}.{seq}"
+
+
+def delivery_id(reader: int, seq: int) -> int:
+    """The integer that names message `seq` in the queue whose reader has this id."""
+    return reader << SEQ_BITS | (seq + 1)
 
 
 class Reader:
@@ -76,12 +81,13 @@ class Reader:
         "lane",
         "on_loan",
         "queue",
+        "reasons",
         "reserved",
         "scans",
+        "since",
         "terms",
     )
 
-        "since",
     def __init__(self, id: int, queue: Queue, lane: Lane, budget: Budget, cursor: int = 0) -> None:
         self.id = id
         self.queue = queue
@@ -93,6 +99,8 @@ class Reader:
         self.bytes = 0
         #: Failed deliveries of what is not settled yet; 0 for what was only released.
         self.failed: dict[int, int] = {}
+        #: Why, and when (us; 0: before the last start), deliveries of what is not settled yet failed last.
+        self.reasons: dict[int, tuple[str, int]] = {}
         #: Nothing at or above this number was delivered yet: on disk.
         self.reserved = cursor
         #: The mark that is on its way to the disk.
@@ -105,15 +113,15 @@ class Reader:
         self.ids: dict[int, str] | None = None
         #: That of the consumers without a selector, and those of others. A queue nobody has used has none.
         self.scans: tuple[Scan, ...] = ()
+        #: The stamp of the oldest message not settled, or of one that was.
+        self.since = 0
         self._budget = budget
 
     # -- names
 
     def delivery_id(self, seq: int) -> int:
-        #: The stamp of the oldest message not settled, or of one that was.
-        self.since = 0
         """The integer that names message `seq` in this queue."""
-        return self.id << SEQ_BITS | (seq + 1)
+        return delivery_id(self.id, seq)
 
     def message_id(self, seq: int) -> str:
         """The string that names message `seq` for every reader of its log."""
@@ -143,11 +151,6 @@ class Reader:
         """Messages not settled, on loan or not."""
         return self.lane.next - self.bits.cursor - self.bits.count
 
-    def oldest_free(self) -> int | None:
-        """The number of the oldest message that is on loan to nobody; None if there is none."""
-        lowest = self.scan.lowest
-        ahead = self.bits.next_open(self.scan.pointer)
-        while ahead in self.on_loan:
     @property
     def oldest(self) -> int:
         """About the stamp of its oldest message; 0 if nobody knows."""
@@ -157,6 +160,17 @@ class Reader:
         self.since = max(self.since, min((stamp for stamp in known if stamp), default=0))
         return self.since
 
+    @property
+    def at_rest(self) -> bool:
+        """True if every message is settled, or waits as it came."""
+        odd = self.on_loan or self.failed or self.reasons or self.bits.count or self.scans or self.ids
+        return not odd and self.terms.trivial and self.claiming == self.reserved
+
+    def oldest_free(self) -> int | None:
+        """The number of the oldest message that is on loan to nobody; None if there is none."""
+        lowest = self.scan.lowest
+        ahead = self.bits.next_open(self.scan.pointer)
+        while ahead in self.on_loan:
             ahead = self.bits.next_open(ahead + 1)
         if lowest is None or ahead < lowest:
             return ahead if ahead < self.lane.next else None
@@ -221,6 +235,14 @@ class Reader:
         for scan in self.scans:
             scan.give_back(seq, delivery.message)
 
+    def remember(self, seq: int, reason: str, now: int) -> None:
+        """A delivery of message `seq` failed, for people who ask; of very many only the latest are known."""
+        self.reasons.pop(seq, None)
+        if reason:
+            self.reasons[seq] = reason, now
+        if len(self.reasons) > MAX_REASONS:
+            del self.reasons[next(iter(self.reasons))]
+
     def hide(self, delivery: Delivery, until: int) -> Delivery:
         """End a loan as failed, and hold the message back until then (us); what holds it is returned."""
         keep = len(self.on_loan) < MAX_HIDDEN or not self.lane.durable
@@ -240,6 +262,7 @@ class Reader:
             self.bytes = 0
         self.on_loan.pop(seq, None)
         self.failed.pop(seq, None)
+        self.reasons.pop(seq, None)
         if self.ids is not None:
             self.ids.pop(seq, None)
         for scan in self.scans:

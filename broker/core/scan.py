@@ -109,6 +109,11 @@ class Scan:
         self.pointer = seq
         return found
 
+    def known(self) -> list[tuple[int, Message]]:
+        """Every message that is in memory for this line, with its number; settled ones may be among them."""
+        aside = self._aside.kept() if self._aside is not None else ()
+        return [*self.window.all(), *(self._kept or {}).items(), *aside]
+
     # -- loading
 
     @property

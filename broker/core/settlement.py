@@ -19,7 +19,7 @@ from broker.core.reader import UNLOADED, Reader
 from broker.core.stats import BrokerStats
 from broker.core.store import Failure, Inventory, IStore
 from broker.core.supply import Supply
-from broker.core.transaction import Transaction
+from broker.core.transaction import Nack, Transaction
 from broker.errors import NotFound
 
 
@@ -48,19 +48,22 @@ class Settlement:
 
     async def restore(self, inventory: Inventory) -> None:
         """Take up the loans that a restart keeps: those with a deadline."""
-        for state in inventory.readers:
+        for state in [state for state in inventory.readers if state.failures]:
             reader = self._directory.readers[state.id]
             for seq, failure in state.failures.items():
+                if failure.due <= 0:
+                    reader.remember(seq, failure.reason, 0)
                 if failure.due:
                     loan = Delivery(reader, seq, UNLOADED, failure.attempts, True, None, abs(failure.due))
                     loan.delayed = failure.due < 0
-                    if reader.queue.groups is not None and (message := await self._message(reader, seq)) is not None:
+                    loan.token = "" if loan.delayed else failure.reason
+                    if reader.queue.groups is not None and (message := await self.message(reader, seq)) is not None:
                         loan.message = message
                         reader.queue.group_taken(loan)
                     reader.on_loan[seq] = loan
                     self._supply.ends(loan)
 
-    async def _message(self, reader: Reader, seq: int) -> Message | None:
+    async def message(self, reader: Reader, seq: int) -> Message | None:
         """Message `seq`, which waits or is on loan; None if it cannot be had."""
         if not reader.lane.durable:
             return reader.window.at(seq)
@@ -95,6 +98,7 @@ class Settlement:
             until = self._given_back(delivery, counted, delay)
             if (counted or had_deadline) and delivery.seq not in reader.bits:
                 self._journal.fail(reader, delivery.seq, Failure(delivery.attempts, -until, reason))
+                reader.remember(delivery.seq, reason, self._now())
             given.append(delivery)
         self._given(_queues(given))
 
@@ -142,8 +146,8 @@ class Settlement:
         delivery = reader.on_loan.get(seq)
         waits = delivery is None
         if delivery is None or delivery.message is UNLOADED:
-            message = await self._message(reader, seq)
-            self._locate(delivery_id)
+            message = await self.message(reader, seq)
+            reader, seq = self._locate(delivery_id)
             if message is None:
                 raise NotFound("message not found")
             delivery = reader.on_loan.get(seq) or reader.queue.touched(reader, seq, message)
@@ -151,8 +155,7 @@ class Settlement:
         self._stats.touched += 1
         if delivery.due or waits:  # else it lasts as long as its connection
             delivery.due = self._now() + (lease or delivery.lease) * 1000
-            self._journal.fail(reader, seq, Failure(delivery.attempts, delivery.due))
-            self._supply.ends(delivery)
+            self._supply.lease(delivery)
         await self._journal.durable()
 
     # -- transactions
@@ -170,7 +173,16 @@ class Settlement:
             if over and not delivery.reader.queue.policy.dead_letter:
                 unit.acks.append(delivery)
             else:
-                unit.nacks.append((delivery, Failure(attempts)))
+                delay = transaction.nacks.get(delivery, Nack()).delay
+                until = self._now() + delay * 1000 if delay else 0
+                unit.nacks.append((delivery, Failure(attempts, -until, transaction.reason(delivery))))
+        for delivery in transaction.releases:
+            if delivery.reader.lane.durable:
+                unit.nacks.append((delivery, Failure(delivery.attempts)))
+        for delivery, lease in transaction.touches.items():
+            if delivery.due and delivery.reader.lane.durable:
+                due = self._now() + (lease or delivery.lease) * 1000
+                unit.nacks.append((delivery, Failure(delivery.attempts, due, delivery.token)))
 
     def outcome(self, transaction: Transaction, committed: bool) -> None:
         """The transaction is committed, or nothing of it happened."""
@@ -179,13 +191,26 @@ class Settlement:
             for delivery in transaction.acks:
                 if delivery.on_loan:
                     self._acked(delivery)
-            for delivery in transaction.nacks:
+            for delivery, nack in transaction.nacks.items():
                 if delivery.on_loan:
-                    self._given_back(delivery, counted=True)
+                    self._given_back(delivery, counted=True, delay=nack.delay)
+                    delivery.reader.remember(delivery.seq, nack.reason, self._now())
+            for delivery in transaction.releases:
+                if delivery.on_loan:
+                    self._given_back(delivery, counted=False)
+            for delivery, lease in transaction.touches.items():
+                if delivery.on_loan and delivery.due:
+                    self._stats.touched += 1
+                    delivery.due = self._now() + (lease or delivery.lease) * 1000
+                    self._supply.ends(delivery)
             for delivery in transaction.rejects:
                 if delivery.on_loan:
                     self._rejected(delivery)
         orphans = [delivery for delivery in transaction.deliveries if delivery.orphaned]
+        for delivery in orphans:
+            delivery.orphaned = False
+        if committed:
+            orphans = [delivery for delivery in orphans if not (delivery.due and delivery in transaction.touches)]
         self.give_back(orphans, counted=True, reason="connection lost")
         self._given(_queues(transaction.deliveries))
 

@@ -5,6 +5,7 @@ Also here: what a queue forgets when nobody uses it, and loans that end by thems
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
@@ -15,8 +16,8 @@ from broker.core.deadlines import Deadlines
 from broker.core.delivery import Delivery
 from broker.core.directory import Directory
 from broker.core.journal import RETRY_AFTER, Journal
-from broker.core.queue import Move, Queue
 from broker.core.message import OVERHEAD
+from broker.core.queue import Move, Queue
 from broker.core.reader import Reader
 from broker.core.scan import Scan
 from broker.core.stats import BrokerStats
@@ -29,6 +30,8 @@ MAX_PER_TURN = 500
 READ_BYTES = 256 * 1024
 #: Seconds after its last use until a queue keeps no message in memory.
 KEEP = 60.0
+#: Queues that come to rest in one reactor turn: 10 us each.
+_MAX_EVICTED = 1_000
 #: Loans ended in one reactor turn.
 _MAX_LAPSES = 500
 
@@ -72,6 +75,8 @@ class Supply:
         #: True while a read of the store is being asked for.
         self._fetching = False
         self._stopped = False
+        #: The last token given to a loan. Two runs of the broker begin 2**40 apart at random: none comes twice.
+        self._tokens = random.randrange(1 << 40, 1 << 52)
 
     # -- pumping
 
@@ -124,10 +129,17 @@ class Supply:
     def lent(self, delivery: Delivery) -> None:
         """A loan begins: keep account of it, and of its end if it has one."""
         self._stats.delivered += 1
-        if delivery.due:
-            self._journal.fail(delivery.reader, delivery.seq, Failure(delivery.attempts, delivery.due))
-            self.ends(delivery)
         self._stats.delivered_bytes += delivery.message.size - OVERHEAD
+        if delivery.due:
+            self.lease(delivery)
+
+    def lease(self, delivery: Delivery) -> None:
+        """A loan that ends by itself begins, or begins anew: its token stays, and the store knows both."""
+        if not delivery.token:
+            self._tokens += 1
+            delivery.token = f"{self._tokens:x}"
+        self._journal.fail(delivery.reader, delivery.seq, Failure(delivery.attempts, delivery.due, delivery.token))
+        self.ends(delivery)
 
     def flush(self, queue: Queue) -> None:
         """Tell the store what the queue settled by itself, and let go what is to leave it."""
@@ -254,17 +266,26 @@ class Supply:
 
     def use(self, queue: Queue) -> None:
         """The queue is used: it keeps messages in memory and reserves ahead, until it was idle for a while."""
-        queue.used = self._used[queue] = self._now()
+        self.notice(queue)
+        queue.used = self._used[queue]
+
+    def notice(self, queue: Queue) -> None:
+        """Somebody speaks of the queue: it stays in memory for a while."""
+        self._used[queue] = self._now()
         if self._sweep is None and not self._stopped:
             self._sweep = self._clock.callLater(KEEP, self._evict)
 
     def _evict(self) -> None:
-        """Let queues that nobody uses forget their messages, and those that are empty go if their policy says so."""
+        """Let queues that nobody uses come to rest, and those that are empty go if their policy says so."""
         self._sweep = None
         now = self._now()
+        evicted = 0
         for queue, used in list(self._used.items()):
-            if not queue.idle or now - used < KEEP * 1e6:
+            if now - used < KEEP * 1e6 or not queue.idle or queue in self._later or queue in self._lookers:
                 continue
+            evicted += 1
+            if evicted > _MAX_EVICTED:
+                break
             if queue.used:
                 queue.used = 0
                 for reader in queue.readers:
@@ -273,11 +294,13 @@ class Supply:
             if not longest:
                 del self._used[queue]
                 self._directory.forget(queue)
+                if not self._directory.rest(queue):
+                    self._used[queue] = now
             elif now - used >= longest and not queue.waiting and not self._directory.connected(queue):
                 del self._used[queue]
                 self.unused(queue)
         if self._used:
-            self._sweep = self._clock.callLater(KEEP / 4, self._evict)
+            self._sweep = self._clock.callLater(0 if evicted > _MAX_EVICTED else KEEP / 4, self._evict)
 
     def stop(self) -> None:
         """Deliver nothing more, and leave no timer behind."""

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import attrs
 from twisted.internet.defer import Deferred
 
 from broker.core.delivery import Delivery
 from broker.core.destination import Destination
 from broker.core.message import Message
+from broker.core.route import Published
 from broker.errors import NotFound
 
 #: What an action is counted with beside its message's size (bytes).
 _ACTION = 64
+
+
+@attrs.frozen
+class Nack:
+    """What is said of a delivery that failed."""
+
+    reason: str = ""
+    #: How long the message is hidden (ms); None: the policy's ``backoff``.
+    delay: int | None = None
 
 
 class Transaction:
@@ -27,8 +38,13 @@ class Transaction:
         self._commit = commit
         self.publishes: list[tuple[Destination, Message]] = []
         self.acks: list[Delivery] = []
-        self.nacks: list[Delivery] = []
+        self.nacks: dict[Delivery, Nack] = {}
         self.rejects: list[Delivery] = []
+        self.releases: list[Delivery] = []
+        #: Loans that begin anew, with their new length (ms); 0: the old one.
+        self.touches: dict[Delivery, int] = {}
+        #: What became of each publish, once it is committed.
+        self.published: list[Published] = []
         #: Bytes it holds.
         self.size = 0
         #: Actions in it.
@@ -48,18 +64,31 @@ class Transaction:
         """Settle at commit; `NotFound` if one is not on loan, or in a transaction already."""
         self.acks += self._claim(deliveries)
 
-    def nack(self, deliveries: Iterable[Delivery]) -> None:
-        """Give back at commit as failed; `NotFound` as for `ack`."""
-        self.nacks += self._claim(deliveries)
+    def nack(self, deliveries: Iterable[Delivery], *, reason: str = "", delay: int | None = None) -> None:
+        """Give back at commit as failed, as `Broker.nack` does; `NotFound` as for `ack`."""
+        self.nacks |= dict.fromkeys(self._claim(deliveries), Nack(reason, delay))
 
     def reject(self, deliveries: Iterable[Delivery]) -> None:
         """Never deliver again, from the commit on; `NotFound` as for `ack`."""
         self.rejects += self._claim(deliveries)
 
+    def release(self, deliveries: Iterable[Delivery]) -> None:
+        """Give back at commit without counting as failed; `NotFound` as for `ack`."""
+        self.releases += self._claim(deliveries)
+
+    def touch(self, deliveries: Iterable[Delivery], lease: int = 0) -> None:
+        """Begin these loans anew at commit, for `lease` ms or their own length; `NotFound` as for `ack`."""
+        self.touches |= dict.fromkeys(self._claim(deliveries), lease)
+
+    def reason(self, delivery: Delivery) -> str:
+        """Why a delivery failed that it nacks or rejects."""
+        nack = self.nacks.get(delivery)
+        return nack.reason if nack is not None else "rejected"
+
     @property
     def deliveries(self) -> list[Delivery]:
         """Everything on loan that it concerns."""
-        return [*self.acks, *self.nacks, *self.rejects]
+        return [*self.acks, *self.nacks, *self.rejects, *self.releases, *self.touches]
 
     def commit(self) -> Deferred[None]:
         """Make all of it durable and true; fires then. Fails: nothing of it happened, and the transaction is over."""

@@ -71,6 +71,12 @@ class Window:
                 return run.messages[seq - run.base]
         return None
 
+    def all(self) -> list[tuple[int, Message]]:
+        """The messages held that are decoded, with their numbers."""
+        return [
+            (run.base + place, message) for run in self._runs or () for place, message in enumerate(run.messages or ())
+        ]
+
     def append(self, base: int, messages: list[Message], size: int) -> None:
         """Take messages that were just published; only where the window ends (`end` == `base`)."""
         self._push(_Run(base, len(messages), b"", messages, size))
