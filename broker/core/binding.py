@@ -84,6 +84,11 @@ class Terms:
         """True while what is published next is for this reader."""
         return not self._policies or self._policies[-1] is not None
 
+    @property
+    def trivial(self) -> bool:
+        """True if no binding ever spoke of it."""
+        return not self._starts
+
     def at(self, seq: int) -> BindingPolicy:
         """The parameters for number `seq`; none where no binding speaks of it (a queue's own log)."""
         if not self._starts:

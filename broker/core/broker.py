@@ -27,6 +27,7 @@ from broker.core.freeing import Freeing
 from broker.core.journal import Journal, Unit
 from broker.core.message import Message
 from broker.core.moving import Moving
+from broker.core.patterns import is_pattern
 from broker.core.policy import BindingPolicy, Policies, Policy
 from broker.core.publishing import Publishing
 from broker.core.queue import Queue
@@ -181,6 +182,19 @@ class Broker:
     def publish_to(self, destinations: Iterable[Destination], message: Message) -> Deferred[Published]:
         """The same for several destinations, each once: all of them get it, or none."""
         return self._publishing.publish_to(destinations, message)
+
+    def full(self, topic: Destination, message: Message) -> list[str]:
+        """The queues that read `topic`, would want `message`, and have no room for it."""
+        return self._publishing.full(topic, message)
+
+    @property
+    def draining(self) -> bool:
+        """True while nothing is taken in, so that what is there can be worked off."""
+        return self._publishing.stopping
+
+    def drain(self, on: bool) -> None:
+        """Take nothing in until further notice: publishes and bindings fail with `Stopping`; or do so again."""
+        self._publishing.stopping = on
 
     # -- taking
 
@@ -392,14 +406,23 @@ class Broker:
         policy: BindingPolicy = BindingPolicy(),  # noqa: B008 - frozen
         *,
         match: str = "",
+        since: int | None = None,
     ) -> None:
         """`queue` gets what `source` gets, from now on, on these terms; they replace those of an earlier bind.
 
-        With `match`, a filter, only what it is true of. `BadFilter` if it cannot be compiled.
+        With `match`, a filter, only what it is true of. `BadFilter` if it cannot be compiled. With `since`, a stamp, a
+        queue that does not read `source` yet begins in its past, as far as that is kept.
         """
         if self._publishing.stopping:
             raise Stopping("the broker is stopping")
-        if self._directory.bindings.bind(check_name(queue), source, policy, match):
+        start: dict[int, int] | None = None
+        if since is not None:
+            if match or is_pattern(source.name):
+                raise BadValue("a binding with a filter, or to a pattern, begins now: leave out from, or match")
+            log = self._directory.find_log(source)
+            lanes = list(log.lanes.values()) if log is not None else []
+            start = {lane.id: await self._store.seek(lane.id, since) for lane in lanes if lane.durable}
+        if self._directory.bindings.bind(check_name(queue), source, policy, match, start):
             self.stats.bound += 1
         await self._journal.durable()
 

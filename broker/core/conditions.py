@@ -18,6 +18,9 @@ from broker.core.message import Message
 #: Characters of a header that is read as a number; Python needs quadratic time to read long ones.
 MAX_NUMBER: Final = 64
 
+#: Bytes of a body that is read as JSON: 64 KiB take a millisecond of the reactor's thread. A longer one has no ``data``.
+MAX_JSON: Final = 64 * 1024
+
 _parse_json = msgspec.json.Decoder().decode
 
 
@@ -42,10 +45,11 @@ class Subject:
 
     @property
     def data(self) -> list[object]:
-        """The body as JSON, in a list of one; empty if it is not JSON."""
+        """The body as JSON, in a list of one; empty if it is not JSON, or too long to be read on the way."""
         if self._data is None:
+            body = self.message.body
             try:
-                self._data = [_parse_json(self.message.body)]
+                self._data = [_parse_json(body)] if len(body) <= MAX_JSON else []
             except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
                 self._data = []
         return self._data

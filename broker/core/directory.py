@@ -16,6 +16,7 @@ import attrs
 from broker.core.binding import Binding, named_source
 from broker.core.bindings import Bindings
 from broker.core.destination import Destination, Kind
+from broker.core.dormant import AtRest, Dormant, at_rest, bytes_of, size_of
 from broker.core.message import OVERHEAD, Message
 from broker.core.patterns import is_pattern
 from broker.core.policy import Policies
@@ -57,9 +58,16 @@ class Directory:
 
     def __init__(self, policies: Policies, budget: Budget) -> None:
         self.logs: dict[Destination, Log] = {}
+        #: Those in memory; `find` knows those at rest, too.
         self.queues: dict[str, Queue] = {}
+        self.dormant = Dormant()
+        #: Called with a queue that is in memory from now on, and with one that somebody speaks of by an id.
+        self.woken: Callable[[Queue], None] = lambda queue: None
+        #: True after two crashes in a row: see `Queue.cautious`.
+        self.cautious = False
         #: The readers of delayed messages, each the queue of its own slot.
         self.slots: dict[str, Queue] = {}
+        #: Those of the queues in memory.
         self.readers: dict[int, Reader] = {}
         self.follow(policies)
         self.bindings = Bindings(self)
@@ -90,21 +98,44 @@ class Directory:
 
     def masked(self) -> list[str]:
         """The queues that nobody can reach, because an alias has their name."""
-        return sorted(name for name in self._aliases if name in self.queues and self.queues[name].id)
+        return sorted(name for name in self._aliases if (queue := self.find(name)) is not None and queue.id)
+
+    def names(self) -> list[str]:
+        """The names of all queues."""
+        return [*self.queues, *self.dormant.names()]
+
+    def exists(self, name: str) -> bool:
+        """True if there is such a queue."""
+        return name in self.queues or name in self.dormant
+
+    def find(self, name: str) -> Queue | None:
+        """The queue called `name`; None if there is none."""
+        queue = self.queues.get(name)
+        return queue if queue is not None else self._wake(name)
+
+    def find_log(self, destination: Destination) -> Log | None:
+        """The log of `destination`; None if it has none."""
+        if destination.kind is Kind.QUEUE:
+            self._wake(destination.name)
+        return self.logs.get(destination)
 
     def log(self, destination: Destination) -> Log:
         """The log of `destination`, made if it is not there."""
         log = self.logs.get(destination)
+        if log is None:
+            log = self.find_log(destination)
         if log is None:
             log = self.logs[destination] = Log(destination)
         return log
 
     def queue(self, name: str) -> Queue:
         """The queue called `name`, made in memory if it is not there."""
-        queue = self.queues.get(name)
+        queue = self.find(name)
         if queue is None:
             queue = self.queues[name] = Queue(name, Destination(Kind.QUEUE, name), self.policies.of(name))
-            queue.id = self.log(queue.destination).id
+            log = self.logs.get(queue.destination)
+            queue.id = log.id if log is not None else 0
+            self.woken(queue)
         return queue
 
     def _own(self, destination: Destination) -> Queue:
@@ -276,17 +307,30 @@ class Directory:
         self._ids |= inventory.last_ids
         by_id: dict[int, Log] = {}
         lanes: dict[int, Lane] = {}
+        sizes: dict[int, int] = {}
+        resting = at_rest(inventory)
+        tended = self.policies.speaks_of("max_idle", "retain", "retain_bytes")
         for known in inventory.destinations:
+            if (simple := resting.get(known.id)) is not None:
+                if not (tended and self.policies.of(known.name).tended):
+                    self.dormant.add(known.name, simple)
+                    continue
+                del resting[known.id]
             log = by_id[known.id] = self.log(Destination(known.kind, known.name))
             log.id = known.id
             if known.kind is not Kind.TOPIC:
                 self._own(log.destination).id = known.id
         for stored in inventory.lanes:
+            if stored.destination in resting:
+                continue
             log = by_id[stored.destination]
-            lane = lanes[stored.id] = Lane(stored.id, log.destination, stored.priority, stored.next)
+            lane = lanes[stored.id] = Lane(stored.id, log.destination, stored.priority, stored.next, expiring=-1)
+            sizes[stored.id] = size_of(stored)
             if stored.run == 0:
                 log.lanes[stored.priority] = lane
         for state in inventory.readers:
+            if state.queue in resting:
+                continue
             queue = self._own(by_id[state.queue].destination)
             reader = self._attach(state.id, queue, lanes[state.lane], state.cursor)
             for low, high in state.settled:
@@ -294,7 +338,7 @@ class Directory:
             reader.reserved = reader.claiming = state.reserved
             reader.crashed_below = reader.delivered = min(state.reserved, reader.lane.next)
             reader.failed = {seq: failure.attempts for seq, failure in state.failures.items()}
-            reader.bytes = reader.waiting * OVERHEAD
+            reader.bytes = bytes_of(reader.waiting, sizes.get(state.lane, 0))
         self.bindings.restore(inventory.bindings, by_id)
         for log in by_id.values():
             if log.destination.kind is Kind.QUEUE:
@@ -302,6 +346,67 @@ class Directory:
                 log.ownerless = bool(log.lanes) and not any(
                     reader.queue is own for lane in log.lanes.values() for reader in lane.readers
                 )
+
+    # -- queues at rest
+
+    def rest(self, queue: Queue) -> bool:
+        """Keep no more of a queue in memory than must be, if it is at rest; False if it is not."""
+        if self.queues.get(queue.name) is not queue:
+            return True
+        state = self._state_of(queue)
+        if state is None:
+            return False
+        (reader,) = queue.readers
+        del self.queues[queue.name], self.logs[queue.destination], self.readers[reader.id]
+        queue.readers, reader.lane.readers = [], []
+        self.dormant.add(queue.name, state, queue.counts)
+        return True
+
+    def wake_reserved(self) -> None:
+        """Wake those that have more reserved than was delivered."""
+        for name in self.dormant.reserved():
+            self._wake(name)
+
+    def _state_of(self, queue: Queue) -> AtRest | None:
+        log = self.logs.get(queue.destination)
+        if log is None or not log.id or log.ownerless or log.bound or len(log.lanes) != 1 or not queue.at_rest:
+            return None
+        reader = queue.readers[0]
+        lane = reader.lane
+        if log.lanes.get(lane.priority) is not lane or len(lane.readers) != 1 or lane.keep >= 0 or not reader.at_rest:
+            return None
+        return AtRest(
+            queue=log.id,
+            lane=lane.id,
+            priority=lane.priority,
+            next=lane.next,
+            expiring=lane.expiring,
+            reader=reader.id,
+            cursor=reader.bits.cursor,
+            reserved=reader.reserved,
+            delivered=reader.delivered,
+            crashed_below=reader.crashed_below,
+            bytes=reader.bytes,
+            since=reader.since,
+            last_age=queue.last_age,
+        )
+
+    def _wake(self, name: str) -> Queue | None:
+        found = self.dormant.pop(name)
+        if found is None:
+            return None
+        state, counts = found
+        destination = Destination(Kind.QUEUE, name)
+        lane = Lane(state.lane, destination, state.priority, state.next, expiring=state.expiring)
+        self.logs[destination] = Log(destination, state.queue, {state.priority: lane})
+        queue = self.queues[name] = Queue(name, destination, self.policies.of(name), state.queue)
+        queue.counts, queue.last_age, queue.cautious = counts, state.last_age, self.cautious
+        reader = self._attach(state.reader, queue, lane, state.cursor)
+        reader.reserved = reader.claiming = state.reserved
+        reader.delivered, reader.crashed_below = state.delivered, state.crashed_below
+        reader.bytes, reader.since = state.bytes, state.since
+        self.woken(queue)
+        return queue
 
     # -- parts
 
@@ -322,7 +427,12 @@ class Directory:
 
     def locate(self, delivery_id: int) -> tuple[Reader, int] | None:
         """The reader and the number a delivery id names; None if no such message is waiting or on loan."""
-        reader, seq = self.readers.get(delivery_id >> SEQ_BITS), (delivery_id & ((1 << SEQ_BITS) - 1)) - 1
+        id, seq = delivery_id >> SEQ_BITS, (delivery_id & ((1 << SEQ_BITS) - 1)) - 1
+        if (name := self.dormant.name_of(id)) is not None:
+            self._wake(name)
+        reader = self.readers.get(id)
+        if reader is not None:
+            self.woken(reader.queue)
         if reader is None or not 0 <= seq < reader.lane.next or seq in reader.bits:
             return None
         return reader, seq

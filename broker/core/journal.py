@@ -326,7 +326,6 @@ class Journal:
         for lane, size in sealed.lanes:
             messages = sealed.group.parts[lane.id]
             base, lane.next = lane.next, lane.next + len(messages)
-            lane.bytes += size
             for reader in lane.readers:
                 reader.bytes += size
                 if reader.waiting == len(messages):

@@ -84,7 +84,7 @@ class Moving:
             return True  # settled or purged meanwhile
         destination = Destination(Kind.QUEUE, move.target)
         message = self._publishing.accept(destination, self._as_moved(move))
-        target = self._directory.queues.get(move.target)
+        target = self._directory.find(move.target)
         if target is not None and target.policy.paused:
             source.blocked = f"{move.target} is paused"
             return False

@@ -88,6 +88,11 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """``max_bytes`` as it holds; 0 = no limit."""
         return self.max_bytes or (0 if self.durable else VOLATILE_BYTES)
 
+    @property
+    def tended(self) -> bool:
+        """True if there is something to do about a queue that nobody uses, as time goes by."""
+        return bool(self.max_idle or self.retain or self.retain_bytes)
+
 
 class TopicPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The rules of a topic. Durations are milliseconds, sizes bytes."""
@@ -177,12 +182,11 @@ class Policies:
         #: A queue's name that stands for others: what is published to it goes to each of them.
         self.aliases = dict(aliases or {})
 
-    @property
-    def retain(self) -> bool:
-        """True if some destination's past is kept."""
+    def speaks_of(self, *keys: str) -> bool:
+        """True if one of these keys has a value, other than 0 or none, for some queue or topic."""
         said = [msgspec.structs.asdict(ruled.default) for ruled in (self.queues, self.topics)]
         said += [rule.says for rule in (*self.queues.rules, *self.topics.rules)]
-        return any(says.get("retain") or says.get("retain_bytes") for says in said)
+        return any(says.get(key) for says in said for key in keys)
 
     @property
     def default(self) -> Policy:

@@ -87,7 +87,7 @@ class Publishing:
         self.check(destination, message)
         if message.key and (seen := self._seen(destination, message)) is not None:
             return seen
-        queue = self._directory.queues.get(destination.name) if destination.kind is Kind.QUEUE else None
+        queue = self._directory.find(destination.name) if destination.kind is Kind.QUEUE else None
         waits = queue is not None and queue.policy.overflow == "wait" and not message.delay
         if queue is not None and waits and (queue in self.waiting or queue.full_for(message)):
             return self.waiting.wait(queue, message)
@@ -123,7 +123,7 @@ class Publishing:
             raise Stopping("the broker is stopping")
         queue = None
         if destination.kind is Kind.QUEUE:
-            queue = self._directory.queues.get(destination.name)
+            queue = self._directory.find(destination.name)
         elif is_pattern(destination.name):
             raise BadName(f"topic {destination.name} is a pattern: it can be subscribed to, and not published to")
         limit = self._policy(destination).max_message_size
@@ -201,7 +201,7 @@ class Publishing:
         return route
 
     def _own(self, name: str) -> Queue:
-        self._stats.queues_created += name not in self._directory.queues
+        self._stats.queues_created += not self._directory.exists(name)
         own = self._directory.queue(name)
         self._directory.use(own)
         return own
@@ -221,6 +221,21 @@ class Publishing:
                 queue.counts.discarded += queue.policy.overflow == "drop_new"
                 skipped.append(queue)
         return skipped
+
+    def full(self, topic: Destination, message: Message) -> list[str]:
+        """`Broker.full`."""
+        log = self._directory.logs.get(topic)
+        bound: Mapping[Queue, Binding] = log.bound if log is not None else {}
+        if topic.kind is Kind.TOPIC and (log is None or not log.id):
+            bound = self._directory.bindings.of_patterns(topic)
+        subject = Subject(message, topic)
+        return sorted(
+            queue.name
+            for queue, binding in bound.items()
+            if queue.policy.overflow != "drop_oldest"
+            and queue.full_for(message)
+            and (binding.filter is None or binding.filter.matches(subject))
+        )
 
     def _delayed(self, destination: Destination, message: Message) -> Route:
         slot = Destination(Kind.SLOT, str((message.stamp // 1000 + message.delay) // (SLOT_SECONDS * 1000)))

@@ -192,6 +192,17 @@ class Queue:
         """True if nobody consumes it and nothing of it is on loan."""
         return not self.subscriptions and not any(reader.on_loan for reader in self.readers)
 
+    @property
+    def crowded(self) -> bool:
+        """True if no more messages may be on their way out of it for now."""
+        return self.leaving >= MAX_LEAVING
+
+    @property
+    def at_rest(self) -> bool:
+        """True if its one reader says all there is to know of it, but for what happened in it."""
+        busy = self.subscriptions or self.incoming or self.dropping or self.leaving or self.settled or self.moves
+        return len(self.readers) == 1 and not (busy or self.bindings or self.used or self.blocked)
+
     def expires(self, reader: Reader, seq: int, message: Message) -> int:
         """When message `seq` must not be delivered any more (us); 0 = never."""
         expires, longest = message.expires, self.policy.max_ttl
@@ -275,7 +286,7 @@ class Queue:
                 seq, message = found
                 expires = self.expires(reader, seq, message)
                 if expires and now >= expires:
-                    if self.policy.expire_to and self.leaving >= MAX_LEAVING:
+                    if self.policy.expire_to and self.crowded:
                         break
                     self.expire(reader, seq, message)
                 elif reader.failed and self._exhausted(reader, seq, message):

@@ -34,7 +34,7 @@ class Retention:
 
     def survey(self) -> None:
         """Look at all lanes: the policies are new."""
-        retain = self._directory.policies.retain
+        retain = self._directory.policies.speaks_of("retain", "retain_bytes")
         for log in self._directory.logs.values() if retain or self._lanes else ():
             for lane in log.lanes.values():
                 self.watch(lane)

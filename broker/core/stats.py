@@ -16,8 +16,11 @@ from typing import Annotated, Literal, get_type_hints
 import attrs
 import msgspec
 
+from broker.core.dormant import AtRest
 from broker.core.message import OVERHEAD
-from broker.core.queue import Queue
+from broker.core.policy import Policy
+from broker.core.queue import Counts, Queue
+from broker.core.reader import delivery_id
 
 
 class Metric(msgspec.Struct, frozen=True):
@@ -169,7 +172,6 @@ def values(of: object, wanted: Iterable[str]) -> dict[str, int]:
 
 def stats_of(queue: Queue, now: int) -> QueueStats:
     """The numbers of one queue, at a time (us); it costs what its lanes and consumers are, not its messages."""
-    counts = queue.counts
     oldest = min((reader.oldest for reader in queue.readers if reader.waiting), default=0)
     ids = [reader.delivery_id(reader.lane.next - 1) for reader in queue.readers if reader.waiting]
     waiters = sum(subscription.once for subscription in queue.subscriptions)
@@ -188,12 +190,34 @@ def stats_of(queue: Queue, now: int) -> QueueStats:
         last_id=max(ids, default=0),
         paused=queue.policy.paused,
         blocked=queue.blocked or queue.stuck,
-        published=counts.published,
-        delivered=counts.delivered,
-        settled=counts.settled,
-        failed=counts.failed,
-        released=counts.released,
-        expired=counts.expired,
-        discarded=counts.discarded,
-        moved=counts.moved,
+        **_happened(queue.counts),
     )
+
+
+def stats_at_rest(state: AtRest, counts: Counts, policy: Policy, now: int) -> QueueStats:
+    """The same for a queue at rest."""
+    ready, priority = state.waiting, 0 if policy.priority == "off" else state.priority
+    return QueueStats(
+        ready=ready,
+        bytes=max(state.bytes - ready * OVERHEAD, 0),
+        oldest_ms=max(now - state.since, 0) // 1000 if ready and state.since else 0,
+        age_ms=state.last_age if ready else 0,
+        urgent=ready if priority < 0 else 0,
+        niced=ready if priority > 0 else 0,
+        last_id=delivery_id(state.reader, state.next - 1) if ready else 0,
+        paused=policy.paused,
+        **_happened(counts),
+    )
+
+
+def _happened(counts: Counts) -> dict[str, int]:
+    return {
+        "published": counts.published,
+        "delivered": counts.delivered,
+        "settled": counts.settled,
+        "failed": counts.failed,
+        "released": counts.released,
+        "expired": counts.expired,
+        "discarded": counts.discarded,
+        "moved": counts.moved,
+    }

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.core.destination import Destination, Kind
-from broker.core.stats import OF_FRONT, OF_QUEUE, BrokerGauges, BrokerStats, QueueStats, metrics, stats_of, values
+from broker.core.stats import OF_FRONT, OF_QUEUE, BrokerGauges, BrokerStats, QueueStats, metrics, values
 from broker.core.store import Sizes
 from broker.errors import BrokerError
 
@@ -69,7 +69,7 @@ class Surveyor:
         self, wanted: Callable[[str], bool] = lambda name: True, *, after: str = "", most: int | None = None
     ) -> list[str]:
         """The names of the queues that exist and are `wanted`, sorted; the first `most` of those behind `after`."""
-        names = (name for name in self._directory.queues if name > after and wanted(name))
+        names = (name for name in self._directory.names() if name > after and wanted(name))
         return sorted(names) if most is None else heapq.nsmallest(most, names)
 
     async def survey(self, wanted: Callable[[str], bool] = lambda name: False, *, most: int = 0) -> Survey:
@@ -80,21 +80,23 @@ class Surveyor:
         sums = dict.fromkeys(_sums, 0)
         topics: dict[Destination, int] = {}
         broker = self._broker
-        queues = list(self._directory.queues.values())
-        for number, queue in enumerate(queues, 1):
-            stats = stats_of(queue, broker.now())
-            for name in _sums:
-                sums[name] += getattr(stats, name)
-            in_use += bool(queue.bindings or queue.subscriptions or stats.ready or stats.on_loan)
-            bindings += len(queue.bindings)
-            for source in queue.bindings:
+        names = self._directory.names()
+        for number, name in enumerate(names, 1):
+            stats = broker.queue_stats(name)
+            for what in _sums:
+                sums[what] += getattr(stats, what)
+            queue = self._directory.queues.get(name)
+            bound = queue.bindings if queue is not None else {}
+            in_use += bool(bound or stats.consumers or stats.waiters or stats.ready or stats.on_loan)
+            bindings += len(bound)
+            for source in bound:
                 if source.kind is Kind.TOPIC:
                     topics[source] = topics.get(source, 0) + 1
             last_id = max(last_id, stats.last_id)
-            if wanted(queue.name):
+            if wanted(name):
                 asked += 1
                 if asked <= most:
-                    found.append((queue.name, stats))
+                    found.append((name, stats))
             if number % SLICE == 0:
                 await deferLater(self._broker.clock, 0)
         if asked > most:
@@ -102,7 +104,7 @@ class Surveyor:
         gauges = BrokerGauges(
             uptime=max(int(broker.now() / 1e6 - broker.stats.started), 0),
             trouble=broker.trouble,
-            queues=len(queues),
+            queues=len(names),
             queues_in_use=in_use,
             topics=len(topics),
             bindings=bindings,

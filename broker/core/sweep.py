@@ -17,7 +17,7 @@ from broker.core.destination import Kind
 from broker.core.directory import Directory
 from broker.core.journal import Journal
 from broker.core.message import unpack
-from broker.core.queue import MAX_LEAVING, Queue
+from broker.core.queue import Queue
 from broker.core.reader import Lane, Reader
 from broker.core.stats import BrokerStats
 from broker.core.store import Batch, IStore, Range
@@ -64,10 +64,7 @@ class Sweep:
         self._lanes = self._questions = 0
 
     def start(self) -> None:
-        """Begin; of what was stored before, nothing is known yet."""
-        for log in self._directory.logs.values():
-            for lane in log.lanes.values():
-                lane.expiring = -1
+        """Begin."""
         self._running = Deferred.fromCoroutine(self._run()).addErrback(
             lambda failure: self._log.failure("the sweep for expired messages ended", failure)
         )
@@ -101,6 +98,25 @@ class Sweep:
                     await self._look(lane)
         for queue in self._directory.volatile():
             await self._look_in_memory(queue)
+        await self._go_round_dormant()
+
+    async def _go_round_dormant(self) -> None:
+        """Wake those of the queues at rest that have something to settle."""
+        dormant, policies = self._directory.dormant, self._directory.policies
+        by_policy = policies.speaks_of("ttl")
+        for name in dormant.names() if by_policy else list(dormant.expiring):
+            await self._rest()
+            found = dormant.get(name)
+            if found is None or self._stopped:
+                continue
+            state = found[0]
+            due = state.expiring and state.expiring <= self._now()
+            if by_policy and state.waiting and (ttl := policies.of(name).ttl):
+                due = due or state.since + ttl * 1000 <= self._now()
+            if due and (queue := self._directory.find(name)) is not None:
+                for reader in list(queue.readers):
+                    await self._look(reader.lane)
+                self._directory.rest(queue)
 
     async def _rest(self) -> None:
         """One more lane is looked at: pause first if there was enough in this piece."""
@@ -140,6 +156,8 @@ class Sweep:
                 await self._ask()
                 end = await self._store.seek(lane.id, self._now() - ttl * 1000)
                 await self._settle(reader, [(reader.bits.cursor, min(end, reader.terms.until(reader.bits.cursor)))])
+                following = await self._store.expired(lane.id, reader.bits.cursor, 0, 1)
+                reader.since = max(reader.since, following.stamp)
 
     async def _look_in_memory(self, queue: Queue) -> None:
         """A look at what would be delivered next settles what has expired before it."""
@@ -204,9 +222,9 @@ class Sweep:
         """They go elsewhere, so many at a time as may be on their way; False if they cannot now."""
         queue, seq = reader.queue, reader.bits.next_open(low)
         while seq < high and not self._stopped:
-            if queue.leaving >= MAX_LEAVING:
+            if queue.crowded:
                 await self._sleep(_PAUSE)
-                if queue.leaving >= MAX_LEAVING:
+                if queue.crowded:
                     return False
             await self._ask()
             batches = await self._store.read(reader.lane.id, seq, _READ_BYTES // 4)
@@ -214,7 +232,7 @@ class Sweep:
                 return True
             for batch in batches:
                 seq = self._expire(reader, seq, high, batch)
-                if seq >= high or queue.leaving >= MAX_LEAVING:
+                if seq >= high or queue.crowded:
                     break
             self._supply.flush(queue)
         return True
@@ -223,7 +241,7 @@ class Sweep:
         """What of a batch has expired goes, if there is room on the way; where to go on."""
         queue = reader.queue
         for seq, message in enumerate(unpack(batch.count, batch.data), batch.base):
-            if queue.leaving >= MAX_LEAVING:
+            if queue.crowded:
                 return seq
             if low <= seq < high and seq not in reader.bits and seq not in reader.on_loan:
                 expires = queue.expires(reader, seq, message)

@@ -34,9 +34,7 @@ class Taking:
 
     async def take(self, names: Sequence[str], wait: float, leased: bool, lease: int) -> Delivery | None:
         """`Broker.take`, of several queues."""
-        queues = [
-            self._directory.queue(check_name(name)) for name in names if wait > 0 or name in self._directory.queues
-        ]
+        queues = [self._directory.queue(check_name(name)) for name in names if wait > 0 or self._directory.exists(name)]
         for queue in queues:
             self._supply.use(queue)
             if not queue.wanted:
@@ -70,7 +68,7 @@ class Taking:
 
     async def peek(self, name: str, wait: float) -> Delivery | None:
         """`Broker.peek`."""
-        if wait <= 0 and name not in self._directory.queues:
+        if wait <= 0 and not self._directory.exists(name):
             return None
         timer = self._clock.callLater(wait, lambda: self._supply.looked(looked)) if wait > 0 else None
         try:

@@ -43,10 +43,11 @@ class Waiting:
         """Publish when there is room; fails with `QueueFull` if there is none in time."""
         if self._bytes + message.size > MAX_BYTES:
             raise QueueFull(f"{queue.name} is full, and too many publishes wait for room already")
-        done: Deferred[Published] = Deferred()
+        done: Deferred[Published] = Deferred(lambda _: self._give_up(queue, one))
         waiting = self._queues.setdefault(queue, deque())
         timer = self._clock.callLater(PATIENCE, self._too_late, queue)
-        waiting.append(_Waiting(message, done, timer))
+        one = _Waiting(message, done, timer)
+        waiting.append(one)
         self._bytes += message.size
         return done
 
@@ -72,6 +73,17 @@ class Waiting:
     def _too_late(self, queue: Queue) -> None:
         # The oldest of a queue is always the first whose time is over.
         self._take(queue).done.errback(QueueFull(f"{queue.name} was full for {PATIENCE:.0f} s"))
+
+    def _give_up(self, queue: Queue, one: _Waiting) -> None:
+        """Whoever published it waits no longer; nothing of it is kept."""
+        waiting = self._queues.get(queue)
+        if waiting is None or one not in waiting:
+            return  # it is on its way to the disk
+        waiting.remove(one)
+        one.timer.cancel()
+        self._bytes -= one.message.size
+        if not waiting:
+            del self._queues[queue]
 
     def _take(self, queue: Queue) -> _Waiting:
         waiting = self._queues[queue]

@@ -117,7 +117,7 @@ def test_stopping_tells_those_who_look(bench: Bench, store: Unreadable) -> None:
 def test_freeing_goes_on_after_a_failure(store: Unreadable, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(store)
     trim = store.trim
-    monkeypatch.setattr(store, "trim", lambda budget: fail(StoreUnavailable("not now")))
+    monkeypatch.setattr(store, "trim", lambda budget, keep: fail(StoreUnavailable("not now")))
     result(bench.broker.publish(queue("q"), text("x")))
     assert bench.body("q") == b"x"
     bench.turn(1)

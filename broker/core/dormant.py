@@ -1,0 +1,165 @@
+"""Queues at rest: what there is to know of a queue that nobody uses, in a hundred bytes.
+
+A queue in memory, with its log, lane and reader, takes about 3 KB and 15 us to make; of 100,000 most are not touched
+for hours. Those with one lane that only they read, of which nothing is on loan, settled out of order, failed or bound,
+are a row of numbers here until their name or one of their messages' ids is spoken.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple, TypeVar
+
+import attrs
+
+from broker.core.destination import Kind
+from broker.core.message import OVERHEAD
+from broker.core.queue import Counts
+from broker.core.store import Inventory, LaneState
+
+T = TypeVar("T")
+
+
+class AtRest(NamedTuple):
+    """A queue that nobody uses. The numbers mean what they mean in `Queue`, `Lane` and `Reader`."""
+
+    queue: int
+    lane: int
+    priority: int
+    next: int
+    expiring: int
+    reader: int
+    cursor: int
+    reserved: int
+    delivered: int
+    crashed_below: int
+    bytes: int
+    since: int
+    last_age: int
+
+    @property
+    def waiting(self) -> int:
+        """Messages not settled."""
+        return self.next - self.cursor
+
+
+_layout = struct.Struct(f"<{len(AtRest._fields)}q")
+
+
+def size_of(lane: LaneState) -> int:
+    """Bytes of a message of it on average, as stored."""
+    return lane.bytes // lane.next if lane.next else 0
+
+
+def bytes_of(waiting: int, size: int) -> int:
+    """About how many bytes of memory so many messages of this size take."""
+    return waiting * (OVERHEAD + size)
+
+
+def at_rest(inventory: Inventory) -> dict[int, AtRest]:
+    """Those of the stored queues that may be at rest, by their ids."""
+    known = {one.id for one in inventory.destinations if one.kind is Kind.QUEUE}
+    for binding in inventory.bindings:
+        known -= {binding.define.queue, binding.define.source}
+    lanes = _lone((lane.destination, lane) for lane in inventory.lanes)
+    by_queue = _lone((reader.queue, reader) for reader in inventory.readers)
+    by_lane = _lone((reader.lane, reader) for reader in inventory.readers)
+    for key in inventory.keys:
+        by_lane.pop(key.lane, None)
+    found = {}
+    for id in known:
+        lane, reader = lanes.get(id), by_queue.get(id)
+        if lane is None or reader is None or by_lane.get(lane.id) is not reader:
+            continue
+        if lane.run or reader.settled or reader.failures:
+            continue
+        delivered = min(reader.reserved, lane.next)
+        found[id] = AtRest(
+            queue=id,
+            lane=lane.id,
+            priority=lane.priority,
+            next=lane.next,
+            expiring=-1 if lane.next > reader.cursor else 0,
+            reader=reader.id,
+            cursor=reader.cursor,
+            reserved=reader.reserved,
+            delivered=delivered,
+            crashed_below=delivered,
+            bytes=bytes_of(lane.next - reader.cursor, size_of(lane)),
+            since=0,
+            last_age=0,
+        )
+    return found
+
+
+def _lone(things: Iterable[tuple[int, T]]) -> dict[int, T]:
+    """What is the only one of its owner, by the owner's id."""
+    found: dict[int, T] = {}
+    several: set[int] = set()
+    for owner, thing in things:
+        if owner in found:
+            several.add(owner)
+        found[owner] = thing
+    for owner in several:
+        del found[owner]
+    return found
+
+
+class Dormant:
+    """All queues at rest, by name and by the id of their reader."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, bytes] = {}
+        self._names: dict[int, str] = {}
+        #: Of those that were used since the broker started.
+        self._counts: dict[str, Counts] = {}
+        #: Those of which something will expire, or may: nobody has looked since the start.
+        self.expiring: dict[str, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._states
+
+    def names(self) -> list[str]:
+        """Of all of them."""
+        return list(self._states)
+
+    def add(self, name: str, state: AtRest, counts: Counts | None = None) -> None:
+        """A queue comes to rest."""
+        self._states[name] = _layout.pack(*state)
+        self._names[state.reader] = name
+        if state.expiring:
+            self.expiring[name] = None
+        if counts is not None and any(attrs.astuple(counts)):
+            self._counts[name] = counts
+
+    def get(self, name: str) -> tuple[AtRest, Counts] | None:
+        """A queue as it came to rest."""
+        state = self._states.get(name)
+        return (AtRest(*_layout.unpack(state)), self._counts.get(name) or Counts()) if state is not None else None
+
+    def pop(self, name: str) -> tuple[AtRest, Counts] | None:
+        """A queue is used again."""
+        found = self.get(name)
+        if found is not None:
+            del self._states[name], self._names[found[0].reader]
+            self._counts.pop(name, None)
+            self.expiring.pop(name, None)
+        return found
+
+    def waiting(self) -> list[str]:
+        """The names of those that hold messages."""
+        unpack = _layout.unpack
+        return [name for name, state in self._states.items() if AtRest(*unpack(state)).waiting]
+
+    def reserved(self) -> list[str]:
+        """The names of those that have more reserved than was delivered."""
+        states = ((name, AtRest(*_layout.unpack(state))) for name, state in self._states.items())
+        return [name for name, state in states if state.reserved > max(state.delivered, state.cursor, 1)]
+
+    def name_of(self, reader: int) -> str | None:
+        """The queue whose reader has this id."""
+        return self._names.get(reader)
