@@ -11,7 +11,7 @@ in `QueueStats`, filled in `stats_of`; a gauge of the same name in `BrokerGauges
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import attrs
 import msgspec
@@ -210,7 +210,7 @@ def stats_at_rest(state: AtRest, counts: Counts, policy: Policy, now: int) -> Qu
     )
 
 
-def _happened(counts: Counts) -> dict[str, int]:
+def _happened(counts: Counts) -> dict[str, Any]:
     return {
         "published": counts.published,
         "delivered": counts.delivered,
