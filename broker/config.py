@@ -40,14 +40,26 @@ class MemcacheListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     flush_all: Literal["on", "off"] | None = None
 
 
+class StompListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A STOMP listener that is not as the others are."""
+
+    listen: Where
+    #: Whose clients it is at home to.
+    flavour: Literal["default", "rabbitmq", "activemq", "coilmq"] = "default"
+    #: Whether an ACK of 1.2 may name its message as in 1.1.
+    lenient_ack: bool = False
+
+
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a configuration file may say."""
 
     #: Where memcache clients connect. If it is not said: port 22122 on 127.0.0.1, if that is free. An entry may be a
     #: table, ``{ listen = "0.0.0.0:22122", flush_all = "off" }``: whether ``flush_all`` empties every queue there.
     memcache: list[Where | MemcacheListener] | None = None
-    #: Where STOMP clients connect. If it is not said: port 61613 on 127.0.0.1, if that is free.
-    stomp: list[Where] | None = None
+    #: Where STOMP clients connect. If it is not said: port 61613 on 127.0.0.1, if that is free. An entry may be a
+    #: table, ``{ listen = "0.0.0.0:61614", flavour = "rabbitmq" }``: whose clients it is at home to. With
+    #: ``lenient_ack = true`` there an ACK of STOMP 1.2 may name its message as in 1.1.
+    stomp: list[Where | StompListener] | None = None
     #: Where HTTP clients connect. If it is not said: port 8989 on 127.0.0.1, if that is free.
     http: list[Where] | None = None
     #: Names, beside the machine's own addresses, under which HTTP may be spoken to and from whose pages; ``*`` for any.
@@ -139,7 +151,7 @@ def _converted(value: object, kind: type[T], path: str) -> T:
 
 def _choices(key: str, kind: type) -> list[str]:
     """The words that `key` takes, in a `kind` or in what a file holds."""
-    found = [get_type_hints(struct).get(key) for struct in (kind, Policy, MemcacheListener)]
+    found = [get_type_hints(struct).get(key) for struct in (kind, Policy, MemcacheListener, StompListener)]
     hint = next(filter(None, found), None)
     literals = [hint, *get_args(hint)]  # a Literal, or one of it and None
     return [f"'{word}'" for literal in literals if get_origin(literal) is Literal for word in get_args(literal)]

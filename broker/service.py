@@ -35,7 +35,7 @@ from twisted.scripts._twistd_unix import UnixAppLogger
 from broker import __version__
 from broker.auth.door import Door
 from broker.auth.users import HashingThreads, Users
-from broker.config import MEMORY, Config, MemcacheListener, Where
+from broker.config import MEMORY, Config, MemcacheListener, StompListener, Where
 from broker.core.broker import Broker
 from broker.core.stats import FrontStats
 from broker.core.store import IStore
@@ -47,7 +47,9 @@ from broker.logs import in_json
 from broker.memcache.server import MemcacheFactory
 from broker.options import Options
 from broker.reload import Reloading
+from broker.stomp.flavour import FLAVOURS
 from broker.stomp.server import StompFactory
+from broker.stomp.subscriptions import Terms
 from broker.storage.memory import MemoryStore
 from broker.storage.sqlite import SQLiteStore
 
@@ -182,13 +184,16 @@ def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:
     size = config.max_message_size
     match wish.front:
         case "memcache":
-            flush_all = wish.flush_all == "on" or (wish.flush_all is None and way.local)
+            told = wish.said.flush_all if isinstance(wish.said, MemcacheListener) else None
+            flush_all = told == "on" or (told is None and way.local)
             memcache = MemcacheFactory(
                 of.broker, max_message_size=size, flush_all=flush_all, door=of.door, reload=of.reloading.reload
             )
             return Front(wish.front, way, Connections(memcache), lambda: Deferred.fromCoroutine(memcache.close()))
         case "stomp":
-            stomp = StompFactory(of.broker, max_message_size=size, clock=of.reactor, door=of.door)
+            said = wish.said if isinstance(wish.said, StompListener) else StompListener(0)
+            terms = Terms(flavour=FLAVOURS[said.flavour], lenient_ack=said.lenient_ack)
+            stomp = StompFactory(of.broker, max_message_size=size, clock=of.reactor, door=of.door, terms=terms)
             return Front(wish.front, way, Connections(stomp), stomp.shut_down)
         case _:
             site = make_site(
@@ -212,18 +217,19 @@ class Wish:
     front: str
     place: Address | Described
     named: bool
-    flush_all: str | None = None
+    #: What more is said of it.
+    said: MemcacheListener | StompListener | None = None
 
 
 def _wishes(config: Config, reactor: IReactorSocket) -> list[Wish]:
     wishes = []
     for front, default in DEFAULT_PORTS.items():
-        said: list[Where | MemcacheListener] | None = getattr(config, front)
+        said: list[Where | MemcacheListener | StompListener] | None = getattr(config, front)
         for one in [default] if said is None else said:
-            where, flush_all = (one.listen, one.flush_all) if isinstance(one, MemcacheListener) else (one, None)
+            where, more = (one, None) if isinstance(one, int | str) else (one.listen, one)
             place = parse(where, reactor)
             if place is not None:
-                wishes.append(Wish(front, place, said is not None, flush_all))
+                wishes.append(Wish(front, place, said is not None, more))
     return wishes
 
 

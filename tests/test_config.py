@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.config import Config, File, MemcacheListener, from_dict, load
+from broker.config import Config, File, MemcacheListener, StompListener, from_dict, load
 from broker.config_check import RANGES, TARGETS, common_name
 from broker.core.destination import queue, topic
 from broker.core.policy import Policies, Policy, Rule, TopicPolicy
@@ -55,12 +55,13 @@ def test_the_documented_example_has_every_key_of_the_file_and_loads(tmp_path: Pa
 def test_every_key_of_a_file_is_understood_and_the_command_line_has_the_last_word(tmp_path: Path) -> None:
     path = write(
         'memcache = [22122, { listen = "0.0.0.0:1", flush_all = "off" }]\n'
-        'stomp = ["off"]\nhttp = ["127.0.0.1:0"]\nhttp_host = ["broker.example"]\ndata = "data"\n'
+        'stomp = ["off", { listen = 0, flavour = "rabbitmq" }]\nhttp = ["127.0.0.1:0"]\nhttp_host = ["broker.example"]\ndata = "data"\n'
         'sync = "normal"\nlog_level = "warn"\nallow_anonymous = true\n[defaults]\nlease = 5\nmax_message_size = 9\n',
         tmp_path,
     )
     of_file = load(path)
     assert of_file.memcache == [22122, MemcacheListener("0.0.0.0:1", "off")]
+    assert of_file.stomp == ["off", StompListener(0, "rabbitmq")]
     assert (of_file.sync, of_file.defaults.lease, of_file.http_max_message_size) == ("normal", 5, 9)
     options = Options()
     options.parseOptions([f"--config={path}", "--sync=full", "--stomp=1", "--stomp=2"])

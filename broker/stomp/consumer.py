@@ -12,6 +12,7 @@ from broker.core.consumers import Subscription
 from broker.core.delivery import Delivery
 from broker.stomp.destinations import Target
 from broker.stomp.dialect import Dialect
+from broker.stomp.flavour import DEFAULT, Flavour
 from broker.stomp.wire import encode_headers, message_head
 
 
@@ -30,7 +31,15 @@ class Consumer:
     """A subscription as STOMP knows it."""
 
     def __init__(
-        self, id: str | None, mode: AckMode, targets: tuple[Target, ...], prefetch: int, dialect: Dialect
+        self,
+        id: str | None,
+        mode: AckMode,
+        targets: tuple[Target, ...],
+        prefetch: int,
+        dialect: Dialect,
+        flavour: Flavour = DEFAULT,
+        *,
+        by_message: bool = False,
     ) -> None:
         self.id = id
         self.mode = mode
@@ -41,10 +50,11 @@ class Consumer:
         self.prefetch = prefetch
         #: What the client must settle, in order of delivery.
         self.unsettled: dict[int, Delivery] = {}
-        #: Where the client names messages, not deliveries (1.0, 1.1): message id -> number.
-        self._numbers: dict[str, int] | None = None if dialect.names_acks else {}
+        #: Where the client may name messages, not deliveries (1.0, 1.1, `by_message`): message id -> number.
+        self._numbers: dict[str, int] | None = {} if by_message or not dialect.names_acks else None
         start = {} if id is None else {"subscription": id}
         self._head = message_head(start, dialect)
+        self._first = b"redelivered:false\n" if flavour.says_false else b""
         self._ack: bytes | None = None
         if dialect.names_acks and mode is not AckMode.AUTO:
             self._ack = encode_headers({"ack": id or ""}, dialect)[:-1]
@@ -57,21 +67,25 @@ class Consumer:
             self.unsettled[number] = delivery
             if self._numbers is not None:
                 self._numbers[delivery.message_id] = number
-        again = b"true" if delivery.redelivered else b"false"
+        again = b"redelivered:true\n" if delivery.redelivered else self._first
         ack = b"" if self._ack is None else b"%b.%d\n" % (self._ack, number)
         count = b"delivery-count:%d\n" % (delivery.attempts + 1) if delivery.attempts else b""
-        return b"%b%bredelivered:%b\n%b" % (self._head, ack, again, count)
+        return b"%b%b%b%b" % (self._head, ack, again, count)
 
     def number_of(self, message_id: str) -> int | None:
-        """The number under which this message is on loan; for the versions that name messages."""
+        """The number under which this message is on loan; where messages may be named."""
         return self._numbers.get(message_id) if self._numbers is not None else None
 
-    def take(self, number: int) -> dict[int, Delivery]:
+    def take(self, number: int, *, alone: bool = False) -> dict[int, Delivery]:
         """Take out what an ACK or NACK of `number` concerns: it, and in mode ``client`` all before it."""
         if number not in self.unsettled:
             return {}
-        if self.mode is AckMode.INDIVIDUAL:
+        if alone or self.mode is AckMode.INDIVIDUAL:
             return {number: self.unsettled.pop(number)}
+        return self.take_until(number)
+
+    def take_until(self, number: int) -> dict[int, Delivery]:
+        """Take out all up to `number`, which need not be one of them."""
         taken = {}
         for one, delivery in self.unsettled.items():
             if one > number:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from broker.errors import (
@@ -17,18 +18,45 @@ from broker.errors import (
     StoreRefused,
     StoreUnavailable,
 )
-from broker.stomp.wire import FrameError
+from broker.stomp.dialect import VERSIONS
+from broker.stomp.flavour import Flavour
+from broker.stomp.wire import Frame, FrameError
+
+_no_word = re.compile("[^a-z0-9]+")
+#: After these the connection ends, whatever the flavour says of errors.
+_FATAL = frozenset(
+    {
+        "already-connected",
+        "body-too-large",
+        "duplicated-subscription-identifier",
+        "processing-error",
+        "shutting-down",
+        "subscription-cancelled",
+        "too-many-subscriptions",
+        "too-many-transactions",
+        "transaction-too-large",
+    }
+)
 
 
 class Refused(Exception):
-    """A frame that is not obeyed: `message` is the ERROR's header of that name, `detail` its body."""
+    """A frame that is not obeyed: `message` is the ERROR's header of that name, `detail` its body.
 
-    def __init__(self, message: str, detail: str = "", *, headers: Mapping[str, str] = {}) -> None:
+    `named` is the transaction, delivery or command it is about; `headers` are further ones of the ERROR.
+    """
+
+    def __init__(
+        self, message: str, detail: str = "", *, named: str = "", headers: Mapping[str, str] = {}, fatal: bool = False
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.detail = detail or message
-        #: Further headers of the ERROR.
+        self.named = named
         self.headers = headers
+        #: For programs; the same in every flavour.
+        self.code = _no_word.sub("-", message.lower()).strip("-")
+        #: The connection ends after it.
+        self.fatal = fatal or self.code in _FATAL
 
 
 #: The core's errors in this front's words. The body is the core's own sentence.
@@ -51,8 +79,24 @@ def refusal(error: BaseException) -> Refused | None:
     if isinstance(error, Refused):
         return error
     if isinstance(error, FrameError):
-        return Refused(error.violation.value, error.detail)
+        return Refused(error.violation.value, error.detail, fatal=True)
     if isinstance(error, BrokerError):
         message = next((_MESSAGES[kind] for kind in type(error).__mro__ if kind in _MESSAGES), None)
         return None if message is None else Refused(message, error.reason)
     return None
+
+
+def error_frame(refused: Refused, frame: Frame, flavour: Flavour) -> Frame:
+    """The ERROR that answers `frame`, in the words of a flavour."""
+    words = flavour.words.get(f"{frame.command} {refused.code}") or flavour.words.get(refused.code)
+    message = refused.message if words is None else words.format(command=frame.command, named=refused.named)
+    headers = {
+        "message": message,
+        "error-code": refused.code,
+        "version": VERSIONS,
+        "content-type": "text/plain",
+        **refused.headers,
+    }
+    if "receipt" in frame.headers:
+        headers["receipt-id"] = frame.headers["receipt"]
+    return Frame("ERROR", headers, f"{refused.detail}\n".encode(errors="replace"))

@@ -15,6 +15,7 @@ from broker.core.message import Message
 from broker.stomp.destinations import Target, parse
 from broker.stomp.dialect import Dialect
 from broker.stomp.errors import Refused
+from broker.stomp.flavour import DEFAULT, Flavour
 from broker.stomp.headers import number
 from broker.stomp.wire import message_tail
 
@@ -65,14 +66,14 @@ def to_message(headers: dict[str, str], body: bytes, targets: Sequence[Target]) 
     )
 
 
-def to_headers(delivery: Delivery) -> dict[str, str]:
+def to_headers(delivery: Delivery, flavour: Flavour = DEFAULT) -> dict[str, str]:
     """The headers of a MESSAGE that are the same for all its receivers.
 
     A sender's own ``timestamp`` passes; otherwise it is the moment the broker accepted the message.
     """
     message = delivery.message
     headers = {
-        "destination": _literal(message, delivery.source),
+        "destination": _literal(message, delivery.source, flavour),
         "message-id": delivery.message_id,
         "timestamp": message.headers.get("timestamp") or str(message.stamp // 1000),
         "priority": str(min(max(_NORMAL - message.priority, 0), 9)),
@@ -90,12 +91,12 @@ def to_headers(delivery: Delivery) -> dict[str, str]:
     return headers
 
 
-def _literal(message: Message, source: Destination) -> str:
+def _literal(message: Message, source: Destination, flavour: Flavour) -> str:
     """Where it was sent, in the sender's own words if they mean that place here."""
     text = message.headers.get("destination")
     if text is not None:
         with contextlib.suppress(Refused):
-            if [target.destination for target in parse(text)] == [source]:
+            if [target.destination for target in parse(text, default=flavour.bare)] == [source]:
                 return text
     return str(source)
 
@@ -109,7 +110,8 @@ class Tails:
     #: Messages remembered, and the largest tail that is: at most 4 MiB in all.
     MAX_KEPT, MAX_SIZE = 64, 64 * 1024
 
-    def __init__(self) -> None:
+    def __init__(self, flavour: Flavour = DEFAULT) -> None:
+        self._flavour = flavour
         # The message is kept beside its tail, so that its id() stays its own.
         self._kept: dict[tuple[int, str], tuple[Message, bytes]] = {}
 
@@ -117,14 +119,18 @@ class Tails:
         """The tail of `delivery` in `dialect`."""
         message = delivery.message
         if delivery.source.kind is Kind.QUEUE or len(message.body) > self.MAX_SIZE // 2:
-            return message_tail(to_headers(delivery), message.body, dialect)
+            return self._tail(delivery, dialect)
         key = id(message), dialect.version
         kept = self._kept.get(key)
         if kept is not None:
             return kept[1]
-        tail = message_tail(to_headers(delivery), message.body, dialect)
+        tail = self._tail(delivery, dialect)
         if len(tail) <= self.MAX_SIZE:
             if len(self._kept) >= self.MAX_KEPT:
                 del self._kept[next(iter(self._kept))]
             self._kept[key] = (message, tail)
         return tail
+
+    def _tail(self, delivery: Delivery, dialect: Dialect) -> bytes:
+        tail = message_tail(to_headers(delivery, self._flavour), delivery.message.body, dialect)
+        return tail + b"\n" if self._flavour.trailing_lf else tail

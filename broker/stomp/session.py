@@ -1,6 +1,6 @@
 """A connected client's state: its subscriptions, what they have on loan, its transactions. No transport here.
 
-`Session.obey` does what one frame says. It returns None if that is done, or a Deferred that fires when it is on disk;
+`Session.obey` does what one frame says. It gives None if that is done, or a Deferred that fires when it is on disk;
 what is refused is raised or fails the Deferred. Whoever calls writes the RECEIPT or the ERROR.
 """
 
@@ -43,20 +43,26 @@ class Session:
     ) -> None:
         self._broker = broker
         self._access = access
+        self._flavour = terms.flavour
         self._subscriptions = Subscriptions(broker, access, dialect, outbox, tails, terms, name, cancelled)
-        self._settling = Settling(broker, dialect, self._subscriptions)
+        self._settling = Settling(broker, dialect, terms, self._subscriptions)
         self._ended = False
 
-    def obey(self, frame: Frame) -> Deferred[Any] | None:
-        """Do what a frame of a connected client says; raises `Refused` or a `BrokerError`."""
+    def obey(self, frame: Frame) -> tuple[Deferred[Any] | None, list[str]]:
+        """Do what a frame of a connected client says; raises `Refused` or a `BrokerError`.
+
+        What it waits for, and the ids of the receipts that are due then.
+        """
         headers = frame.headers
+        receipts = [headers["receipt"]] if "receipt" in headers else []
+        outcome: Deferred[Any] | None = None
         match frame.command:
             case "SEND":
-                return self._send(frame)
+                outcome, receipts = self._send(frame, receipts)
             case "ACK":
-                return self._settling.ack(headers)
+                outcome = self._settling.ack(headers)
             case "NACK":
-                return self._settling.nack(headers)
+                outcome = self._settling.nack(headers)
             case "SUBSCRIBE":
                 self._subscriptions.subscribe(headers)
             case "UNSUBSCRIBE":
@@ -64,15 +70,17 @@ class Session:
             case "BEGIN":
                 self._settling.begin(headers)
             case "COMMIT":
-                return self._settling.commit(headers)
+                outcome, late = self._settling.commit(headers)
+                receipts = late + receipts
             case "ABORT":
                 self._settling.abort(headers)
             case _:
-                raise Refused("Bad command", "the command is none that a client may send here")
-        return None
+                raise Refused("Bad command", "the command is none that a client may send here", named=frame.command)
+        return outcome, receipts
 
-    def _send(self, frame: Frame) -> Deferred[Any] | None:
-        targets = destinations.parse(needed(frame.headers, "destination"))
+    def _send(self, frame: Frame, receipts: list[str]) -> tuple[Deferred[Any] | None, list[str]]:
+        text = needed(frame.headers, "destination")
+        targets = destinations.parse(text, default=self._flavour.bare)
         for target in targets:
             destinations.must_be_there(target, self._broker)
             self._access.publish(target.destination)
@@ -81,10 +89,13 @@ class Session:
         if transaction is not None:
             for target in targets:
                 transaction.publish(target.destination, message)
-            return None
+            if self._flavour.tx_send_receipt == "commit":
+                transaction.receipts += receipts
+                return None, []
+            return None, receipts
         if len(targets) == 1:
-            return self._broker.publish(targets[0].destination, message)
-        return self._broker.publish_to([target.destination for target in targets], message)
+            return self._broker.publish(targets[0].destination, message), receipts
+        return self._broker.publish_to([target.destination for target in targets], message), receipts
 
     @property
     def unsent(self) -> bool:

@@ -9,23 +9,31 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from broker.core.broker import Broker
-from broker.stomp.consumer import Consumer
+from broker.core.delivery import Delivery
+from broker.stomp.consumer import AckMode, Consumer
 from broker.stomp.dialect import Dialect
 from broker.stomp.errors import Refused
-from broker.stomp.headers import needed
-from broker.stomp.subscriptions import Subscriptions
+from broker.stomp.headers import needed, number
+from broker.stomp.subscriptions import Subscriptions, Terms
 from broker.stomp.transaction import OpenTransaction, loaned
 
 #: Open transactions of one session; RabbitMQ's number.
 MAX_TRANSACTIONS = 16
+#: What an ACK carries in 1.1, and in 1.2 if that is allowed.
+LENIENT = ("message-id", "subscription")
+#: The longest time a NACK hides a message for (ms): 10 years. And characters of its reason that are kept.
+_MAX_DELAY = 10 * 366 * 86_400_000
+_MAX_REASON = 200
 
 
 class Settling:
     """What one session settles, at once or in transactions."""
 
-    def __init__(self, broker: Broker, dialect: Dialect, subscriptions: Subscriptions) -> None:
+    def __init__(self, broker: Broker, dialect: Dialect, terms: Terms, subscriptions: Subscriptions) -> None:
         self._broker = broker
         self._dialect = dialect
+        self._terms = terms
+        self._flavour = terms.flavour
         self._subscriptions = subscriptions
         subscriptions.concerned = lambda consumer: any(one.concerns(consumer) for one in self._transactions.values())
         self._transactions: dict[str, OpenTransaction] = {}
@@ -33,36 +41,53 @@ class Settling:
 
     # -- ACK, NACK
 
-    def nack(self, headers: dict[str, str]) -> Deferred[Any] | None:
-        """A NACK."""
-        if not self._dialect.has_nack:
-            raise Refused(f"NACK not supported in {self._dialect.version}")
-        return self._settle(headers, "reject" if headers.get("requeue") == "false" else "nack")
-
     def ack(self, headers: dict[str, str]) -> Deferred[Any] | None:
         """An ACK."""
         return self._settle(headers, "ack")
 
-    def _settle(self, headers: dict[str, str], kind: str) -> Deferred[Any] | None:
-        for name in self._dialect.ack_headers:
-            needed(headers, name)
-        transaction = self.transaction(headers)
-        for consumer, delivery_number in self._named(headers):
-            if transaction is not None and transaction.knows(consumer, delivery_number):
-                transaction.settle(consumer, delivery_number, kind)
-                return None
-            if transaction is None and (taken := consumer.take(delivery_number)):
-                consumer.forget(taken)
-                deliveries = loaned(taken, delivery_number)
-                if kind == "nack":
-                    self._broker.nack(deliveries, reason="nack")
-                    return None
-                return (self._broker.ack if kind == "ack" else self._broker.reject)(deliveries)
-        raise Refused("Message not found", "the frame names no unsettled delivery of this session")
+    def nack(self, headers: dict[str, str]) -> Deferred[Any] | None:
+        """A NACK."""
+        if not self._dialect.has_nack:
+            raise Refused(f"NACK not supported in {self._dialect.version}")
+        default = "true" if self._flavour.nack == "requeue" else "false"
+        return self._settle(headers, "reject" if headers.get("requeue", default) == "false" else "nack")
 
-    def _named(self, headers: dict[str, str]) -> Iterator[tuple[Consumer, int]]:
+    def _settle(self, headers: dict[str, str], kind: str) -> Deferred[Any] | None:
+        lenient = self._terms.lenient_ack and "id" not in headers
+        for name in LENIENT if lenient else self._dialect.ack_headers:
+            needed(headers, name)
+        delay = number(headers, "delay", _MAX_DELAY) if kind == "nack" else None
+        transaction = self.transaction(headers)
+        if transaction is not None and delay:
+            raise Refused("Not supported", "delay is not supported in a transaction")
+        for consumer, named in self._named(headers, lenient or not self._dialect.names_acks):
+            if transaction is not None and transaction.knows(consumer, named):
+                transaction.settle(consumer, named, kind, self._take(consumer, named, kind))
+                return None
+            if transaction is None and (taken := self._take(consumer, named, kind)):
+                for one, deliveries in taken.items():
+                    one.forget(deliveries)
+                held = loaned(taken, consumer, named)
+                if kind == "nack":
+                    self._broker.nack(held, reason=headers.get("reason", "nack")[:_MAX_REASON], delay=delay)
+                    return None
+                return (self._broker.ack if kind == "ack" else self._broker.reject)(held)
+        said = headers.get("id") or headers.get("message-id", "")
+        raise Refused("Message not found", "the frame names no unsettled delivery of this session", named=said)
+
+    def _take(self, consumer: Consumer, named: int, kind: str) -> dict[Consumer, dict[int, Delivery]]:
+        """What an ACK or NACK of this delivery concerns, taken out."""
+        taken = consumer.take(named, alone=kind != "ack" and not self._flavour.nack_covers)
+        found = {consumer: taken} if taken else {}
+        if taken and consumer.mode is AckMode.CLIENT and kind == "ack" and self._flavour.ack_reach == "connection":
+            for other in self._subscriptions.called(None):
+                if other is not consumer and (earlier := other.take_until(named)):
+                    found[other] = earlier
+        return found
+
+    def _named(self, headers: dict[str, str], by_message: bool) -> Iterator[tuple[Consumer, int]]:
         """The deliveries a frame may mean, as subscription and number: by ack id, or by message and subscription."""
-        if self._dialect.names_acks:
+        if not by_message:
             id, _, digits = headers["id"].rpartition(".")
             if digits.isascii() and digits.isdigit() and len(digits) < 20:
                 for consumer in self._subscriptions.called(id):
@@ -81,20 +106,20 @@ class Settling:
         if id is None:
             return None
         if id not in self._transactions:
-            raise Refused("Bad transaction", f"there is no open transaction {id}")
+            raise Refused("Bad transaction", f"there is no open transaction {id}", named=id)
         return self._transactions[id]
 
     def begin(self, headers: dict[str, str]) -> None:
         """A BEGIN."""
         id = needed(headers, "transaction")
         if id in self._transactions:
-            raise Refused("Transaction already started", f"transaction {id} is open")
+            raise Refused("Transaction already started", f"transaction {id} is open", named=id)
         if len(self._transactions) >= MAX_TRANSACTIONS:
             raise Refused("Too many transactions", f"at most {MAX_TRANSACTIONS} may be open in a session")
         self._transactions[id] = OpenTransaction(self._broker.begin())
 
-    def commit(self, headers: dict[str, str]) -> Deferred[Any]:
-        """A COMMIT."""
+    def commit(self, headers: dict[str, str]) -> tuple[Deferred[Any], list[str]]:
+        """A COMMIT; with it, the ids of receipts that waited for it."""
         transaction = self._ending(headers)
         committed = transaction.core.commit()
         del self._transactions[headers["transaction"]]
@@ -109,7 +134,7 @@ class Settling:
                 transaction.put_back()
             return failure
 
-        return committed.addCallbacks(done, failed)
+        return committed.addCallbacks(done, failed), transaction.receipts
 
     def abort(self, headers: dict[str, str]) -> None:
         """An ABORT."""

@@ -18,10 +18,11 @@ from broker.stomp.consumer import AckMode, Consumer
 from broker.stomp.destinations import Target
 from broker.stomp.dialect import Dialect
 from broker.stomp.errors import Refused
+from broker.stomp.flavour import DEFAULT, Flavour
 from broker.stomp.headers import needed, number, rank
 from broker.stomp.messages import Tails
 
-#: Deliveries a subscription may have unsettled when it does not say.
+#: Deliveries an ``auto`` subscription may have unsettled when it does not say.
 PREFETCH = 1000
 #: Subscriptions of one session, ended ones with unsettled deliveries and each item of a list included.
 MAX_SUBSCRIPTIONS = 1000
@@ -43,6 +44,10 @@ class Terms(msgspec.Struct, frozen=True):
 
     #: What `prefetch-count:0` means, and the most that can be asked for.
     max_prefetch: int = 65_536
+    #: Whose ways it has.
+    flavour: Flavour = DEFAULT
+    #: In 1.2 an ACK may name its message as in 1.1 does.
+    lenient_ack: bool = False
 
 
 class Subscriptions:
@@ -87,7 +92,7 @@ class Subscriptions:
         """A SUBSCRIBE."""
         text = needed(headers, "destination")
         id = needed(headers, "id") if self._dialect.needs_id else headers.get("id")
-        targets = destinations.parse(text, reading=True)
+        targets = self._parsed(text)
         consumer, priority = self._consumer(id, targets, headers), rank(headers)
         for target in targets:
             destinations.must_be_there(target, self._broker)
@@ -130,15 +135,18 @@ class Subscriptions:
         for name in (*_REFUSED, *(_REFUSED_ON_TOPICS if is_topic else ())):
             if headers.get(name, "false") not in ("false", ""):
                 raise Refused("Not supported", f"{name} is not supported on SUBSCRIBE")
-        return Consumer(id, mode, targets, self._prefetch(headers), self._dialect)
+        prefetch, terms = self._prefetch(mode, headers), self._terms
+        return Consumer(id, mode, targets, prefetch, self._dialect, terms.flavour, by_message=terms.lenient_ack)
 
-    def _prefetch(self, headers: dict[str, str]) -> int:
+    def _prefetch(self, mode: AckMode, headers: dict[str, str]) -> int:
         limit = self._terms.max_prefetch
         count = number(headers, "prefetch-count", 2**63)
         if count is not None:
             return min(count or limit, limit)
         count = number(headers, "activemq.prefetchSize", 2**63)
-        return min(PREFETCH if count is None else max(count, 1), limit)
+        if count is None:
+            return min(PREFETCH if mode is AckMode.AUTO else self._terms.flavour.prefetch, limit)
+        return min(max(count, 1), limit)
 
     def unsubscribe(self, headers: dict[str, str]) -> None:
         """An UNSUBSCRIBE."""
@@ -148,11 +156,14 @@ class Subscriptions:
         else:
             if "destination" not in headers:
                 raise Refused("Missing id", "UNSUBSCRIBE needs an id or a destination")
-            meant = _read(destinations.parse(headers["destination"], reading=True))
+            meant = _read(self._parsed(headers["destination"]))
             key = next((key for key, one in self._consumers.items() if _read(one.targets) == meant), "")
         if key not in self._consumers:
             raise Refused("No subscription found", "this session has no such subscription")
         self._retire(key)
+
+    def _parsed(self, text: str) -> tuple[Target, ...]:
+        return destinations.parse(text, reading=True, default=self._terms.flavour.bare)
 
     def _retire(self, key: str) -> None:
         consumer = self._consumers.pop(key)

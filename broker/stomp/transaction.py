@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from broker.core.delivery import Delivery
 from broker.core.destination import Destination
@@ -16,6 +16,10 @@ MAX_ACTIONS = 1024
 MAX_BYTES = 64 * 1024 * 1024
 
 
+#: What an ACK or NACK concerns.
+Taken = Mapping[Consumer, dict[int, Delivery]]
+
+
 class OpenTransaction:
     """SENDs, ACKs and NACKs that wait for COMMIT. What they concern is fixed when the frame arrives."""
 
@@ -25,6 +29,8 @@ class OpenTransaction:
         #: Deliveries that a cumulative frame took along, and which kind of frame: naming one again is no error, once.
         self._covered: dict[tuple[Consumer, int], str] = {}
         self._actions = 0
+        #: Of SENDs, where the flavour has them wait for the COMMIT.
+        self.receipts: list[str] = []
 
     def publish(self, destination: Destination, message: Message) -> None:
         """A SEND."""
@@ -33,21 +39,26 @@ class OpenTransaction:
         self._act()
         self.core.publish(destination, message)
 
-    def settle(self, consumer: Consumer, number: int, kind: str) -> None:
-        """An ACK or NACK of delivery `number`; `kind` is "ack", "nack" or "reject"."""
+    def settle(self, consumer: Consumer, number: int, kind: str, taken: Taken) -> None:
+        """An ACK or NACK of delivery `number`, which has `taken` these; `kind` is "ack", "nack" or "reject"."""
         self._act()
-        taken = consumer.take(number)
         if not taken:
             # Acks may come out of order: the later one has settled this one already.
             if self._covered.pop((consumer, number), None) != kind:
-                raise Refused("Message not found", f"delivery {number} is settled otherwise in this transaction")
+                raise Refused(
+                    "Message not found",
+                    f"delivery {number} is settled otherwise in this transaction",
+                    named=str(number),
+                )
             return
-        self._claimed.setdefault(consumer, {}).update(taken)
+        for one, deliveries in taken.items():
+            self._claimed.setdefault(one, {}).update(deliveries)
         claims = {"ack": self.core.ack, "nack": self.core.nack, "reject": self.core.reject}
-        claims[kind](loaned(taken, number))
-        for one in taken:
-            if one != number:
-                self._covered[consumer, one] = kind
+        claims[kind](loaned(taken, consumer, number))
+        for one, deliveries in taken.items():
+            for each in deliveries:
+                if (one, each) != (consumer, number):
+                    self._covered[one, each] = kind
 
     def knows(self, consumer: Consumer, number: int) -> bool:
         """True if `settle` has a meaning for this delivery."""
@@ -78,8 +89,8 @@ class OpenTransaction:
         self._actions += 1
 
 
-def loaned(taken: dict[int, Delivery], number: int) -> list[Delivery]:
-    """Those of `taken` still on loan; raises `Refused` if the one that was named, `number`, is not."""
-    if not taken[number].on_loan:
-        raise Refused("Message not found", f"delivery {number} is no longer on loan")
-    return [delivery for delivery in taken.values() if delivery.on_loan]
+def loaned(taken: Taken, consumer: Consumer, number: int) -> list[Delivery]:
+    """Those of `taken` still on loan; raises `Refused` if the one that was named, a consumer's `number`, is not."""
+    if not taken[consumer][number].on_loan:
+        raise Refused("Message not found", f"delivery {number} is no longer on loan", named=str(number))
+    return [delivery for deliveries in taken.values() for delivery in deliveries.values() if delivery.on_loan]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -149,7 +150,13 @@ class FrontTest(SynchronousTestCase):
         expected = {name.replace("_", "-"): value for name, value in headers.items()}
         self.assertEqual(
             {name: value for name, value in error.headers.items() if name != "content-length"},
-            {"message": message, "version": "1.0,1.1,1.2", "content-type": "text/plain", **expected},
+            {
+                "message": message,
+                "error-code": re.sub("[^a-z0-9]+", "-", message.lower()),
+                "version": "1.0,1.1,1.2",
+                "content-type": "text/plain",
+                **expected,
+            },
         )
         self.assertEqual(error.headers["content-length"], str(len(error.body)))
         self.assertNotIn(b"Traceback", error.body)
