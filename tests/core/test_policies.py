@@ -91,9 +91,21 @@ def test_the_last_failure_moves_a_message_to_the_dead_letter_queue() -> None:
         "original-destination": "/queue/q",
         "dead-letter-reason": "max_attempts",
         "dead-letter-attempts": "2",
+        "dead-letter-count": "1",
         "dead-letter-time": "1700000000000",
     }
     assert on.broker.stats.moved == 1
+
+
+def test_a_message_remembers_how_often_it_has_died() -> None:
+    on = Bench(policy=Policies(Policy(), [Rule(name, {"dead_letter": "dead"}) for name in ("q", "again")]))
+    put(on, headers={"dead-letter-count": "many"})
+    for name, deaths in (("q", "1"), ("again", "2")):
+        result(on.broker.reject([taken(on, name)]))
+        on.turn()
+        dead = taken(on, "dead")
+        assert dead.message.headers["dead-letter-count"] == deaths
+        result(on.broker.publish(queue("again"), dead.message))
 
 
 def test_a_rejected_message_is_dead_at_once_and_dropped_where_no_queue_is_named() -> None:
