@@ -147,7 +147,7 @@ class Bindings:
         directory = self._directory
         directory.define(log)
         directory.define(directory.log(queue.destination))
-        binding = Binding(directory.next_id("binding"), queue, log.destination, policy, filter_, of)
+        binding = Binding(directory.definitions.next_id("binding"), queue, log.destination, policy, filter_, of)
         log.bound[queue] = queue.bindings[log.destination] = binding
 
         def begin() -> list[Definition]:
@@ -163,7 +163,7 @@ class Bindings:
                 reader.terms.begin(first[lane.id], policy)
             return [_definition(binding, directory.log(queue.destination).id, log.id, first)]
 
-        directory.define_later(begin)
+        directory.definitions.add_later(begin)
         return binding
 
     def _release(self, binding: Binding) -> None:
@@ -190,7 +190,7 @@ class Bindings:
                         reader.terms.end(until[lane.id])
             return [EndBinding(binding.id, until)]
 
-        self._directory.end_later(end)
+        self._directory.definitions.end_later(end)
 
     def _add_pattern(self, binding: Binding) -> None:
         self.patterns.add(binding.source.name, binding)

@@ -75,7 +75,7 @@ class Broker:
         self._wall = wall
         self._budget = Budget()
         self._directory = Directory(policies, self._budget)
-        self._journal = Journal(store, clock, self._directory, self._budget.allowance, self._committed)
+        self._journal = Journal(store, clock, self._directory.definitions, self._budget.allowance, self._committed)
         self._supply = Supply(store, clock, self.now, self._directory, self._journal, self.stats)
         self._settlement = Settlement(store, self.now, self._directory, self._journal, self._supply, self.stats)
         self._publishing = Publishing(self._directory, self._journal, self.stats, clock, self.now, self._supply.changed)
@@ -453,6 +453,12 @@ class Broker:
         bound = self._directory.queues.get(queue)
         bindings = bound.bindings.values() if bound else ()
         return sorted((one.source for one in bindings if not one.of), key=lambda source: source.name)
+
+    def terms(self, queue: str, source: Destination) -> tuple[BindingPolicy, str] | None:
+        """What a queue's binding to `source` says, and its filter; None: it is not bound to it."""
+        bound = self._directory.find(queue)
+        binding = bound.bindings.get(source) if bound is not None else None
+        return (binding.policy, binding.match) if binding is not None else None
 
     def bound(self, source: Destination) -> list[str]:
         """The queues bound to a destination, sorted."""

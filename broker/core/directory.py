@@ -1,13 +1,11 @@
-"""What exists: logs, lanes, queues, readers, bindings; and the definitions of it that are not on disk yet.
+"""What exists: logs, lanes, queues, readers, bindings; those in memory, and those at rest.
 
 A thing exists in memory as soon as it is wanted, and on disk with the first commit after it has something to keep.
-Definitions are facts apart from any request: when a commit fails, they ride in the next one.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
@@ -15,6 +13,7 @@ import attrs
 
 from broker.core.binding import Binding, named_source
 from broker.core.bindings import Bindings
+from broker.core.definitions import Definitions
 from broker.core.destination import Destination, Kind
 from broker.core.dormant import AtRest, Dormant, at_rest, bytes_of, size_of
 from broker.core.message import OVERHEAD, Message
@@ -26,7 +25,6 @@ from broker.core.store import (
     DefineDestination,
     DefineLane,
     DefineReader,
-    Definition,
     DropQueue,
     Inventory,
 )
@@ -61,6 +59,7 @@ class Directory:
         #: Those in memory; `find` knows those at rest, too.
         self.queues: dict[str, Queue] = {}
         self.dormant = Dormant()
+        self.definitions = Definitions()
         #: Called with a queue that is in memory from now on, and with one that somebody speaks of by an id.
         self.woken: Callable[[Queue], None] = lambda queue: None
         #: True after two crashes in a row: see `Queue.cautious`.
@@ -74,9 +73,6 @@ class Directory:
         self._budget = budget
         #: Lanes in memory only that were made so far; their readers have the highest ids.
         self._volatile = 0
-        self._ids = {"destination": 0, "lane": 0, "reader": 0, "binding": 0}
-        self._pending: list[Definition | Callable[[], list[Definition]]] = []
-        self._ending: list[Callable[[dict[int, int]], list[Definition]]] = []
 
     def follow(self, policies: Policies) -> None:
         """From now on these policies hold for whatever comes to be, and these aliases."""
@@ -178,8 +174,8 @@ class Directory:
         if len(log.lanes) >= MAX_LANES:
             return log.lanes[_nearest(sorted(log.lanes), priority)]
         self.define(log)
-        lane = log.lanes[priority] = Lane(self.next_id("lane"), log.destination, priority)
-        self._pending.append(DefineLane(lane.id, log.id, priority))
+        lane = log.lanes[priority] = Lane(self.definitions.next_id("lane"), log.destination, priority)
+        self.definitions.add(DefineLane(lane.id, log.id, priority))
         if log.destination.kind is not Kind.TOPIC:
             self.read(self._own(log.destination), lane, 0)
         for binding in log.bound.values():
@@ -210,7 +206,7 @@ class Directory:
                 lane.gone = True
             del self.logs[queue.destination]
         if log.id:
-            self._pending.append(DropQueue(log.id))
+            self.definitions.add(DropQueue(log.id))
 
     def connected(self, queue: Queue) -> bool:
         """True if it is bound to something, or something to it."""
@@ -229,17 +225,12 @@ class Directory:
 
     # -- defining
 
-    def next_id(self, sort: str) -> int:
-        """An id that was never used."""
-        self._ids[sort] += 1
-        return self._ids[sort]
-
     def define(self, log: Log) -> None:
         """`log` is there from now on, also when the broker starts anew."""
         if log.id:
             return
-        log.id = self.next_id("destination")
-        self._pending.append(DefineDestination(log.id, log.destination.kind, log.destination.name))
+        log.id = self.definitions.next_id("destination")
+        self.definitions.add(DefineDestination(log.id, log.destination.kind, log.destination.name))
         if log.destination.kind is not Kind.TOPIC:
             self._own(log.destination).id = log.id
         self.bindings.defined(log)
@@ -254,57 +245,16 @@ class Directory:
     def read(self, queue: Queue, lane: Lane, cursor: int) -> Reader:
         """A new reader, from number `cursor` on."""
         self.define(self.log(queue.destination))
-        reader = self._attach(self.next_id("reader"), queue, lane, cursor)
+        reader = self._attach(self.definitions.next_id("reader"), queue, lane, cursor)
         reader.bytes = reader.waiting * OVERHEAD
-        self._pending.append(DefineReader(reader.id, queue.id, lane.id, cursor))
+        self.definitions.add(DefineReader(reader.id, queue.id, lane.id, cursor))
         return reader
-
-    def define_later(self, define: Callable[[], list[Definition]]) -> None:
-        """Call `define` for what it defines, with the numbers of lanes as they are when the next group closes."""
-        self._pending.append(define)
-
-    def end_later(self, end: Callable[[dict[int, int]], list[Definition]]) -> None:
-        """The same, with the numbers of lanes behind what that group appends."""
-        self._ending.append(end)
 
     # -- the disk's side
 
-    @property
-    def pending(self) -> bool:
-        """True while there is something to define."""
-        return bool(self._pending or self._ending)
-
-    @property
-    def ending(self) -> bool:
-        """True while a binding is to end."""
-        return bool(self._ending)
-
-    def take_definitions(self) -> list[Definition]:
-        """What the group that closes now defines; numbers of lanes are those before the group's own messages."""
-        taken: list[Definition] = []
-        ahead, self._pending = deque(self._pending), []
-        while ahead:
-            entry = ahead.popleft()
-            if callable(entry):
-                last = entry()  # it may have made readers, which come before it
-                ahead.extendleft(reversed([*self._pending, *last]))
-                self._pending = []
-            else:
-                taken.append(entry)
-        return taken
-
-    def take_ends(self, ends: dict[int, int]) -> list[Definition]:
-        """What the group that closes now ends; `ends` are its lanes' numbers after its own messages."""
-        ending, self._ending = self._ending, []
-        return [definition for end in ending for definition in end(ends)]
-
-    def put_back(self, definitions: list[Definition]) -> None:
-        """The group was not committed: they ride in the next one."""
-        self._pending[:0] = definitions
-
     def restore(self, inventory: Inventory) -> None:
         """Become what the store holds."""
-        self._ids |= inventory.last_ids
+        self.definitions.restore(inventory.last_ids)
         by_id: dict[int, Log] = {}
         lanes: dict[int, Lane] = {}
         sizes: dict[int, int] = {}

@@ -21,8 +21,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from broker.core.definitions import Definitions
 from broker.core.delivery import Delivery
-from broker.core.directory import Directory
 from broker.core.message import Message
 from broker.core.queue import Queue
 from broker.core.reader import CLAIM, Lane, Reader
@@ -113,13 +113,13 @@ class Journal:
         self,
         store: IStore,
         clock: IReactorTime,
-        directory: Directory,
+        definitions: Definitions,
         allowance: Callable[[bool], int],
         committed: Callable[[set[Queue]], None],
     ) -> None:
         self._store = store
         self._clock = clock
-        self._directory = directory
+        self._definitions = definitions
         self._allowance = allowance
         self._committed = committed
         self._units: deque[Unit] = deque()
@@ -185,7 +185,7 @@ class Journal:
     def durable(self) -> Deferred[None]:
         """Fires once everything said so far is on disk."""
         done: Deferred[None] = Deferred()
-        if self._facts or self._units or self._alone or self._directory.pending:
+        if self._facts or self._units or self._alone or self._definitions.pending:
             self._facts.waiters.append(done)
             self._start()
         elif self._under_way is not None:
@@ -249,11 +249,11 @@ class Journal:
 
     def _seal(self) -> _Sealed | None:
         """Close the open group and give it its numbers; None if there is nothing in it."""
-        if not (self._units or self._alone or self._facts or self._directory.pending):
+        if not (self._units or self._alone or self._facts or self._definitions.pending):
             return None
         # A binding that ends must not overtake what was published before: its end rides with the units.
-        facts_only = bool(self.trouble and self._facts and not self._directory.ending)
-        group = Group(last_stamp=self.last_stamp, definitions=self._directory.take_definitions())
+        facts_only = bool(self.trouble and self._facts and not self._definitions.ending)
+        group = Group(last_stamp=self.last_stamp, definitions=self._definitions.take())
         facts, self._facts = self._facts, _Facts()
         sealed = _Sealed(group, [] if facts_only else self._take_units(), facts, [], {})
         group.settled = {reader: _merged(ranges) for reader, ranges in facts.settled.items()}
@@ -287,7 +287,7 @@ class Journal:
             self._read_by(lane, ends[lane.id], sealed)
             if lane.keep >= 0:
                 group.keep[lane.id] = lane.keep
-        group.definitions += self._directory.take_ends(ends)
+        group.definitions += self._definitions.take_ends(ends)
         for reader_id, ranges in sealed.unseen.items():
             group.settled.setdefault(reader_id, []).extend(ranges)
         sealed.lanes = list(sizes.items())
@@ -353,7 +353,7 @@ class Journal:
         self.trouble = error.reason
         self._put_back(sealed)
         units = sealed.units
-        if self._facts or self._directory.pending:
+        if self._facts or self._definitions.pending:
             self._retry = self._clock.callLater(0 if units else RETRY_AFTER, self._try_again)
         if not units:
             self.stuck = error.reason
@@ -412,7 +412,7 @@ class Journal:
 
     def _put_back(self, sealed: _Sealed) -> None:
         self._facts.join(sealed.facts)
-        self._directory.put_back(sealed.group.definitions)
+        self._definitions.put_back(sealed.group.definitions)
 
     # -- the end
 
