@@ -8,6 +8,10 @@ import os
 from broker.errors import ConfigError
 
 
+class InUse(ConfigError):
+    """Another process has the data."""
+
+
 class Lock:
     """``flock`` on ``<data>.lock``.
 
@@ -26,7 +30,7 @@ class Lock:
         except OSError:
             holder = os.read(self._fd, 20).decode(errors="replace").strip()
             os.close(self._fd)
-            raise ConfigError(f"{data} is in use by process {holder or 'unknown'}") from None
+            raise InUse(f"{data} is in use by process {holder or 'unknown'}") from None
         self.name_holder()
 
     def name_holder(self) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from broker.core.store import (
     Group,
 )
 from broker.lock import Lock
-from broker.storage import dump, migrate
+from broker.storage import dump, live, migrate
 from tests.storage.support import inline_store, messages, queue_of, result, stored
 from tests.support import Twistd
 
@@ -360,10 +362,10 @@ def test_a_damaged_file_of_any_kind_is_a_report_and_not_a_traceback(
 # -- who may
 
 
-@pytest.mark.parametrize("word", ["check", "dump", "backup", "load"])
+@pytest.mark.parametrize("word", ["check", "load"])
 def test_a_file_in_use_is_refused(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], word: str) -> None:
     (tmp_path / "empty").write_text("")
-    arguments = {"load": [tmp_path / "empty", data], "backup": [data, tmp_path / "b"]}.get(word, [data])
+    arguments = {"load": [tmp_path / "empty", data]}.get(word, [data])
     lock = Lock(str(data))
     try:
         out, err = said(capfd, word, *arguments, status=4)
@@ -420,7 +422,9 @@ def test_output_that_cannot_be_written_is_status_5(data: Path) -> None:
 def test_a_copy_has_what_the_log_has(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert Path(f"{data}-wal").stat().st_size > 0
     out, _ = said(capfd, "dump", data)
+    data.chmod(0o640)
     said(capfd, "backup", data, tmp_path / "copy.sqlite")
+    assert (tmp_path / "copy.sqlite").stat().st_mode & 0o777 == 0o640
     assert not Path(tmp_path / "copy.sqlite-wal").exists()
     assert said(capfd, "dump", tmp_path / "copy.sqlite") == (out, "")
     assert "it is whole" in said(capfd, "check", tmp_path / "copy.sqlite")[0]
@@ -431,6 +435,93 @@ def test_a_copy_has_what_the_log_has(data: Path, tmp_path: Path, capfd: pytest.C
 
 
 # -- with a broker
+
+
+class Load(threading.Thread):
+    """Publishes to ``orders`` one message after the other, and takes some, until it is told to stop."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self.port = port
+        #: The next message; all before it are confirmed. And the next to be taken.
+        self.next = self.taken = 0
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        with socket.create_connection(("127.0.0.1", self.port)) as connection, connection.makefile("rb") as answers:
+            while not self.over.is_set():
+                body = b"%06d" % self.next + bytes(3000)
+                connection.sendall(b"set orders 0 0 %d\r\n%s\r\n" % (len(body), body))
+                assert answers.readline() == b"STORED\r\n"
+                self.next += 1
+                if self.next % 3 == 0:
+                    connection.sendall(b"get orders\r\n")
+                    assert answers.readline().startswith(b"VALUE")
+                    assert answers.read(len(body) + 7).startswith(b"%06d" % self.taken)
+                    self.taken += 1
+
+
+def test_a_running_broker_is_dumped_and_copied_as_of_one_moment(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path, copy = tmp_path / "broker.sqlite", tmp_path / "copy"
+    copy.mkdir()
+    with Twistd(tmp_path) as twistd:
+        load = Load(twistd.ports()["memcache"])
+        load.start()
+        try:
+            while load.next < 300:
+                assert load.is_alive()
+            moments = []
+            for command in (["dump", path], ["backup", path, copy / "broker.sqlite"]):
+                before = load.next, load.taken
+                out, err = said(capfd, *command)
+                moments.append((before, (load.next, load.taken)))
+                if command[0] == "dump":
+                    dumped = [int(one["body"][:6]) for one in lines(out) if one["type"] == "message"]
+        finally:
+            load.over.set()
+            load.join()
+        assert err == f"{(copy / 'broker.sqlite').stat().st_size} bytes\n"
+        assert load.next > moments[1][1][0]
+        left = {one.name for one in tmp_path.iterdir()}
+    assert left == {"copy", *(f"broker.sqlite{one}" for one in ("", "-shm", "-wal", ".lock", ".reserve"))}
+    assert "it is whole" in said(capfd, "check", copy / "broker.sqlite")[0]
+    restored = []
+    with Twistd(copy) as twistd:
+        with socket.create_connection(("127.0.0.1", twistd.ports()["memcache"])) as connection:
+            answers = connection.makefile("rb")
+            while True:
+                connection.sendall(b"get orders\r\n")
+                if answers.readline() == b"END\r\n":
+                    break
+                restored.append(int(answers.read(3006 + 7)[:6]))
+    for numbers, ((confirmed, taken), (sent, gone)) in zip((dumped, restored), moments, strict=True):
+        assert numbers == list(range(numbers[0], numbers[-1] + 1))
+        assert taken - 1 <= numbers[0] <= gone + 1  # the last taken is settled by the commit after it
+        assert confirmed - 1 <= numbers[-1] <= sent
+
+
+def test_a_running_broker_has_the_last_word_on_its_disk(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lock = Lock(str(data))
+    try:
+        monkeypatch.setattr(live, "ROOM", 1 << 60)
+        for arguments in (["dump", data], ["backup", data, tmp_path / "copy"]):
+            _, err = said(capfd, *arguments, status=5)
+            assert err.startswith(f"broker: cannot write: there is no room in {tmp_path} for a copy of ")
+        monkeypatch.undo()
+        data.chmod(0o600)
+        said(capfd, "backup", data, tmp_path / "copy")
+        assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o600
+        _, err = said(capfd, "backup", data, tmp_path / "copy", status=4)
+        assert "exists already" in err
+        _, err = said(capfd, "backup", data, tmp_path / "no" / "folder", status=5)
+        assert "No such file or directory" in err
+    finally:
+        lock.release()
+    assert said(capfd, "dump", tmp_path / "copy") == said(capfd, "dump", data)
 
 
 def test_what_a_broker_left_can_be_dumped_loaded_and_served(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 """The ``broker`` command: another process, which knows the broker's HTTP interface and nothing of its inside.
 
 ``broker user`` works on the users file instead, ``broker config`` on a configuration file, and ``check``, ``dump``,
-``load`` and ``backup`` on a data file that no broker uses. Exit status: 0 done; 1 nothing there; 2 wrong usage;
+``load`` and ``backup`` on a data file. Exit status: 0 done; 1 nothing there; 2 wrong usage;
 3 refused by the broker, or for what is in the file; 4 the broker cannot be reached; 5 the output could not be written
 (the message stays in the queue).
 """

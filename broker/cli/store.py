@@ -1,4 +1,4 @@
-"""``broker check``, ``dump``, ``load`` and ``backup``: a data file that no broker uses at the moment.
+"""``broker check``, ``dump``, ``load`` and ``backup``: a data file, which for two of them a broker may be using.
 
 What they need of the storage is imported when they run, so that the other commands start without it.
 """
@@ -10,6 +10,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import IO, Any
 
 import msgspec
@@ -17,10 +18,14 @@ import msgspec
 from broker.cli.exits import Exit
 from broker.errors import BrokerError, ConfigError
 
+#: What a terminal takes to begin its line anew.
+_LINE = "\r\033[K"
+
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the four commands."""
     epilog = "No broker may be using the file."
+    running = "A broker may be using the file: what is printed, or copied, is then what was stored at one moment."
 
     check = commands.add_parser(
         "check",
@@ -37,7 +42,7 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="print a data file as lines of JSON",
         description="Print what is defined in a data file, and every message that some queue has not settled, as "
         "lines of JSON.",
-        epilog=f"{epilog} Exit status: 0 done; 1 something could not be read and is left out; 2 wrong usage; 4 the "
+        epilog=f"{running} Exit status: 0 done; 1 something could not be read and is left out; 2 wrong usage; 4 the "
         "file cannot be opened; 5 the output could not be written.",
     )
     dump.add_argument("path", metavar="PATH", help="the data file")
@@ -59,8 +64,8 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "backup",
         help="copy a data file",
         description="Copy a data file with all that is in its write-ahead log.",
-        epilog=f"{epilog} Exit status: 0 done; 2 wrong usage; 4 the file cannot be opened, or the copy exists already; "
-        "5 the copy could not be written.",
+        epilog=f"{running} Exit status: 0 done; 2 wrong usage; 4 the file cannot be opened, or the copy exists "
+        "already; 5 the copy could not be written.",
     )
     backup.add_argument("path", metavar="PATH", help="the data file")
     backup.add_argument("destination", metavar="DEST", help="the copy; it must not exist")
@@ -118,12 +123,12 @@ def _check(options: argparse.Namespace) -> int:
 
 def _dump(options: argparse.Namespace) -> int:
     from broker.storage.dump import Dump
-    from broker.storage.offline import Offline, connected, locked
+    from broker.storage.offline import Offline
 
     encode = msgspec.json.Encoder().encode_into
     out = sys.stdout.buffer
     line = bytearray()
-    with locked(options.path), connected(options.path) as connection:
+    with _opened(options.path) as connection:
         store = Offline(connection)
         try:
             for one in Dump(store).lines():
@@ -143,6 +148,22 @@ def _dump(options: argparse.Namespace) -> int:
                 f"lane {flaw.lane}, messages {flaw.base} to {last} cannot be read, and are left out: {flaw.reason}",
             )
     return Exit.NOTHING if lost else Exit.DONE
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[sqlite3.Connection]:
+    """A connection to a file, or to a copy of one that a broker uses."""
+    from broker.lock import InUse
+    from broker.storage import live
+    from broker.storage.offline import connected, locked
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path))
+        except InUse:
+            yield stack.enter_context(live.snapshot(path))
+        else:
+            yield stack.enter_context(connected(path))
 
 
 def _load(options: argparse.Namespace) -> int:
@@ -195,13 +216,24 @@ class _Progress:
     def end(self) -> None:
         """All of it."""
         if self._shown:
-            print("\r\033[K", end="", file=sys.stderr)
+            print(_LINE, end="", file=sys.stderr)
 
 
 def _backup(options: argparse.Namespace) -> int:
+    from broker.lock import InUse
+    from broker.storage import live
     from broker.storage.offline import connected, copy, locked
 
-    with locked(options.path), connected(options.path) as connection:
-        size = copy(connection, options.destination)
-    print(f"{size} bytes", file=sys.stderr)
+    try:
+        with locked(options.path), connected(options.path) as connection:
+            size = copy(connection, options.destination)
+    except InUse:
+        size = live.copy(options.path, options.destination, _copied)
+    print(f"{_LINE if sys.stderr.isatty() else ''}{size} bytes", file=sys.stderr)
     return Exit.DONE
+
+
+def _copied(size: int) -> None:
+    """How far a copy is, on a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r{size} bytes", end="", file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -37,10 +38,13 @@ def locked(path: str) -> Iterator[None]:
 
 
 @contextmanager
-def connected(path: str, *, write: bool = False) -> Iterator[sqlite3.Connection]:
-    """A connection to a file of the newest version; raises `ConfigError` for any other file."""
+def connected(path: str, *, write: bool = False, live: bool = False) -> Iterator[sqlite3.Connection]:
+    """A connection to a file of the newest version; raises `ConfigError` for any other file.
+
+    `live`: a broker uses it meanwhile.
+    """
     how = "mode=rw" if write else "mode=ro"
-    if not write and not (os.path.exists(f"{path}-wal") and os.stat(f"{path}-wal").st_size):
+    if not write and not live and not (os.path.exists(f"{path}-wal") and os.stat(f"{path}-wal").st_size):
         how += "&immutable=1"  # else an empty log is made beside it, and left there
     try:
         connection = sqlite3.connect(f"file:{quote(path)}?{how}", uri=True)
@@ -129,7 +133,7 @@ class Offline:
 
 def copy(connection: sqlite3.Connection, path: str) -> int:
     """Copy an open file to `path`, which must not exist; its bytes. Raises `OSError`, `ConfigError`."""
-    with made(path) as begun:
+    with made(path, like=connection.execute("PRAGMA database_list").fetchone()[2]) as begun:
         target = sqlite3.connect(begun)
         try:
             connection.backup(target, pages=1024)
@@ -142,14 +146,18 @@ def copy(connection: sqlite3.Connection, path: str) -> int:
 
 
 @contextmanager
-def made(path: str) -> Iterator[str]:
-    """A file to be made under another name, which becomes `path` once it is whole and on the disk; nothing if not."""
+def made(path: str, *, like: str = "") -> Iterator[str]:
+    """A file to be made under another name, which becomes `path` once it is whole and on the disk; nothing if not.
+
+    Who may read the file `like` may read it, and nobody else.
+    """
     if os.path.exists(path):
         raise ConfigError(f"{path} exists already")
     begun = f"{path}.part"
     try:
-        with open(begun, "wb"):  # what is left of an attempt that was killed
-            pass
+        with open(begun, "wb") as file:  # what is left of an attempt that was killed
+            if like:
+                os.fchmod(file.fileno(), stat.S_IMODE(os.stat(like).st_mode))
         yield begun
         with open(begun, "rb") as file:
             os.fsync(file.fileno())
