@@ -444,6 +444,10 @@ class Broker:
         """True if there is such a queue, be it empty, or an alias."""
         return self._directory.exists(queue) or self._directory.is_alias(Destination(Kind.QUEUE, queue))
 
+    def policy_of(self, queue: str) -> Policy:
+        """The rules of a queue, whether it is there or not."""
+        return self._directory.policies.of(queue)
+
     def topics(self) -> list[str]:
         """The topics a queue is bound to, sorted."""
         return sorted(d.name for d, log in self._directory.logs.items() if log.bound and d.kind is Kind.TOPIC)
