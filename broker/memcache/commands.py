@@ -1,96 +1,199 @@
-"""What a memcache client can say, as values, and the error lines that need nothing but the line to be known."""
+"""What a memcache client can ask for, as values, whichever protocol it speaks.
+
+Each carries the voice it is to be answered with. Keys and exptimes are as sent.
+"""
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TypeAlias
 
 import msgspec
 
-BAD_FORMAT = b"CLIENT_ERROR bad command line format\r\n"
-BAD_CHUNK = b"CLIENT_ERROR bad data chunk\r\n"
-BAD_DELETE = b"CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]\r\n"
-BAD_DELAY = b"CLIENT_ERROR invalid exptime argument\r\n"
-LINE_TOO_LONG = b"CLIENT_ERROR line too long\r\n"
-NO_BINARY = b"CLIENT_ERROR the binary protocol is not supported\r\n"
-TOO_LARGE = b"SERVER_ERROR object too large for cache\r\n"
-ERROR = b"ERROR\r\n"
+from broker.memcache.voice import Outcome, Voice
 
 
-class Get(msgspec.Struct, frozen=True, gc=False):
-    """``get`` and ``gets <key>*``; the keys as sent, options included."""
+class Level(Enum):
+    """The levels of ``status`` (Kestrel), the stricter the higher."""
+
+    UP = 1
+    #: A hint for clients; nothing is refused.
+    WRITEAVOID = 2
+    #: Nothing is stored, deleted or flushed.
+    READONLY = 3
+    #: Nothing is read either; what is open may be closed.
+    QUIESCENT = 4
+
+
+class _Asked(msgspec.Struct, frozen=True, gc=False):
+    voice: Voice
+
+
+class Get(_Asked, frozen=True, gc=False):
+    """One message of each of these keys. With `look` none is taken: whether there is one is asked for."""
 
     keys: list[bytes]
-    #: ``gets``: each VALUE line ends with the cas unique.
-    cas: bool = False
+    look: bool = False
 
 
-class Set(msgspec.Struct, frozen=True, gc=False):
-    """``set <key> <flags> <exptime> <bytes> [noreply]`` and its body; `exptime` as sent."""
+class Set(_Asked, frozen=True, gc=False):
+    """Put a message in."""
 
     key: bytes
     flags: int
     exptime: int
     body: bytes
-    noreply: bool = False
 
 
-class Delete(msgspec.Struct, frozen=True, gc=False):
-    """``delete <key> [0] [noreply]``."""
-
-    key: bytes
-    noreply: bool = False
-
-
-class Flush(msgspec.Struct, frozen=True, gc=False):
-    """``flush <key>`` (Kestrel)."""
+class Cas(_Asked, frozen=True, gc=False):
+    """Put a message in and settle another, which is on loan under the id `unique`, in the same commit."""
 
     key: bytes
+    flags: int
+    exptime: int
+    body: bytes
+    unique: int
 
 
-class FlushAll(msgspec.Struct, frozen=True, gc=False):
-    """``flush_all [0] [noreply]``."""
+class Settle(_Asked, frozen=True, gc=False):
+    """Settle the message of this queue that is on loan under an id, to anybody."""
 
-    noreply: bool = False
+    key: bytes
+    unique: int
 
 
-class Stats(msgspec.Struct, frozen=True, gc=False):
-    """``stats [<argument>]``; the argument in lower case, empty if there is none."""
+class Touch(_Asked, frozen=True, gc=False):
+    """Begin this connection's oldest open read anew, for so many seconds."""
+
+    key: bytes
+    seconds: int
+
+
+class Delete(_Asked, frozen=True, gc=False):
+    """Remove a queue."""
+
+    key: bytes
+
+
+class Flush(_Asked, frozen=True, gc=False):
+    """Settle what waits in a queue (Kestrel)."""
+
+    key: bytes
+
+
+class FlushAll(_Asked, frozen=True, gc=False):
+    """Empty every queue."""
+
+
+class FlushExpired(_Asked, frozen=True, gc=False):
+    """Settle what has expired at the head of a queue, or of every queue (Kestrel)."""
+
+    key: bytes | None
+
+
+class Monitor(_Asked, frozen=True, gc=False):
+    """Open what comes for so many seconds, at most `most` messages (0: as many as may be open) (Kestrel)."""
+
+    key: bytes
+    seconds: int
+    most: int
+
+
+class Confirm(_Asked, frozen=True, gc=False):
+    """Close the oldest open reads of a queue (Kestrel)."""
+
+    key: bytes
+    count: int
+
+
+class Stats(_Asked, frozen=True, gc=False):
+    """Numbers; the argument in lower case, empty if there is none."""
 
     argument: bytes = b""
 
 
-class Reload(msgspec.Struct, frozen=True, gc=False):
-    """``reload`` (Kestrel)."""
+class DumpStats(_Asked, frozen=True, gc=False):
+    """The numbers of these queues, or of all, in Kestrel's blocks."""
+
+    keys: list[bytes]
 
 
-class Version(msgspec.Struct, frozen=True, gc=False):
-    """``version``."""
+class DumpConfig(_Asked, frozen=True, gc=False):
+    """The policies of these queues, or of all, in Kestrel's blocks."""
+
+    keys: list[bytes]
 
 
-class Verbosity(msgspec.Struct, frozen=True, gc=False):
-    """``verbosity <level> [noreply]``."""
+class Describe(_Asked, frozen=True, gc=False):
+    """What there is to say of a queue (meta's ``me``)."""
 
-    noreply: bool = False
-
-
-class Quit(msgspec.Struct, frozen=True, gc=False):
-    """``quit``."""
+    key: bytes
 
 
-class Refused(msgspec.Struct, frozen=True, gc=False):
-    """A command that is well known and not served; a payload it announced is swallowed."""
-
-    name: str
-    noreply: bool = False
+class Reload(_Asked, frozen=True, gc=False):
+    """Read the configuration and the users again (Kestrel)."""
 
 
-class Malformed(msgspec.Struct, frozen=True, gc=False):
-    """Not a command: the error line to send, empty if the peer asked for none, and whether to close after it."""
+class Status(_Asked, frozen=True, gc=False):
+    """Tell the server's status, or change it (Kestrel)."""
+
+    level: Level | None = None
+
+
+class Shutdown(_Asked, frozen=True, gc=False):
+    """End the broker (Starling, Kestrel)."""
+
+
+class Version(_Asked, frozen=True, gc=False):
+    """The broker's version."""
+
+
+class Quit(_Asked, frozen=True, gc=False):
+    """Close, when what is owed is answered."""
+
+
+class Done(_Asked, frozen=True, gc=False):
+    """Known, and nothing is to be done for it but to answer: ``mn``, ``add``, ``incr``, ``verbosity``."""
+
+    outcome: Outcome
+
+
+class Login(_Asked, frozen=True, gc=False):
+    """SASL: begin with a mechanism, or go on (`mechanism` is empty then). None: which mechanisms there are."""
+
+    mechanism: bytes | None
+    token: bytes = b""
+
+
+class Malformed(_Asked, frozen=True, gc=False):
+    """Not a command: what to answer, empty if the peer asked for nothing, and whether to close after it."""
 
     reply: bytes
     close: bool = False
 
 
-Command: TypeAlias = (
-    Get | Set | Delete | Flush | FlushAll | Stats | Reload | Version | Verbosity | Quit | Refused | Malformed
+#: What only says something that is known already.
+AtOnce: TypeAlias = Version | Quit | Done | Malformed
+#: What has the connection for itself, because it waits for something.
+Waiting: TypeAlias = (
+    Get
+    | Cas
+    | Settle
+    | Touch
+    | Delete
+    | Flush
+    | FlushAll
+    | FlushExpired
+    | Monitor
+    | Confirm
+    | Stats
+    | DumpStats
+    | DumpConfig
+    | Describe
+    | Reload
+    | Status
+    | Shutdown
 )
+Command: TypeAlias = Set | AtOnce | Waiting | Login
+#: What only reads: given up when the client goes.
+READING = (Get, Monitor, Stats, DumpStats, DumpConfig, Describe)

@@ -10,15 +10,17 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from broker.core.broker import Broker
 from broker.core.delivery import Delivery
-from broker.memcache.dialect import Dialect, Key
-from broker.memcache.replies import ReadsOpen
+from broker.memcache.dialect import Dialect
+from broker.memcache.keys import Key
 from broker.memcache.stats import Counters
+from broker.memcache.voice import ReadsOpen
 
 
 class Reads:
     """The reads of one connection, one at a time.
 
-    Open reads are kept per queue, the oldest first; `close` and `abort` are for the oldest (Kestrel).
+    Open reads are kept per queue, or all together if the dialect says so, the oldest first; `close` and `abort` are for
+    the oldest (Kestrel). What was flushed meanwhile keeps its place: a close for it must not settle the next.
     """
 
     def __init__(self, broker: Broker, dialect: Dialect, counters: Counters) -> None:
@@ -31,48 +33,88 @@ class Reads:
         #: Read with a plain get, and not yet out of our send buffer.
         self.unsent: list[Delivery] = []
 
-    async def read(self, key: Key) -> Delivery | None:
-        """Do what `key` says; the message it is to be answered with, if there is one.
+    async def read(self, keys: Sequence[Key], *, look: bool = False) -> Delivery | None:
+        """Do what the first of `keys` says, in the queues of all; the message to answer with, if there is one.
 
-        `ReadsOpen`; `StoreUnavailable` if a close is not on disk.
+        `look`: take none, whatever it says. `ReadsOpen`; `StoreUnavailable` if a close is not on disk.
         """
-        name = key.destination.name
+        key, *others = keys
         if key.abort:
-            if (oldest := self._oldest(name)) is not None:
+            if (oldest := self._take_oldest(key)) is not None:
                 self._broker.release([oldest])
             return None
         if key.close:
-            if (oldest := self._oldest(name)) is not None and oldest.on_loan:  # else flushed or deleted meanwhile
-                await self._broker.ack([oldest])
+            await self._close(key)
             if not key.open:
                 return None
-        self._check(key, self._open.get(name, ()))
-        wait = key.wait / 1000 if self._waits else 0.0
-        if key.peek:
+        for each in keys:
+            self._check(each, look)
+        wait = max(each.wait for each in keys) / 1000 if self._waits else 0.0
+        if key.peek or look:
             self._counters.cmd_peek += 1
-            look = self._broker.peek(name, wait=wait)
+            looking = self._broker.peek(key.destination.name, wait=wait)
         else:
             self._counters.cmd_get += 1
-            look = self._broker.take(name, wait=wait)
-        delivery = await (self._waited(look) if wait else look)
+            name = key.destination.name
+            names = [name, *(other.destination.name for other in others)] if others else name
+            looking = self._broker.take(names, wait=wait)
+        delivery = await (self._waited(looking) if wait else looking)
         if delivery is None:
             self._counters.get_misses += 1
             return None
         self._counters.get_hits += 1
+        if look or key.peek:
+            return delivery
         if key.open:
-            self._open.setdefault(name, deque()).append(delivery)
-        elif not key.peek and delivery.reader.queue.policy.get_settles == "before":
+            self._open.setdefault(self._place(delivery.queue), deque()).append(delivery)
+        elif delivery.reader.queue.policy.get_settles == "before":
             await self._broker.ack([delivery])
         return delivery
 
-    def _check(self, key: Key, reads: Sequence[Delivery]) -> None:
+    def may_open(self, key: Key) -> bool:
+        """True if the connection may have one more open read there."""
+        reads = self._reads(key)
+        return not reads or len(reads) < self._most(reads)
+
+    async def confirm(self, key: Key, count: int) -> bool:
+        """Close the `count` oldest; False, and nothing is closed, if there are not so many."""
+        if not 0 < count <= len(self._reads(key)):
+            return False
+        closed = [self._take_oldest(key) for _ in range(count)]
+        await self._broker.ack([delivery for delivery in closed if delivery is not None and delivery.on_loan])
+        return True
+
+    def oldest(self, key: Key) -> Delivery | None:
+        """The read that a close would be for."""
+        reads = self._reads(key)
+        return reads[0] if reads else None
+
+    def forget(self, delivery: Delivery) -> None:
+        """It was settled by its id: if it is one of ours, no close is to come for it."""
+        place = self._place(delivery.queue)
+        reads = self._open.get(place, deque())
+        if delivery in reads:
+            reads.remove(delivery)
+            if not reads:
+                del self._open[place]
+
+    async def _close(self, key: Key) -> None:
+        oldest = self._take_oldest(key)
+        if oldest is not None and oldest.on_loan:  # else flushed or deleted meanwhile
+            await self._broker.ack([oldest])
+
+    def _check(self, key: Key, look: bool) -> None:
         """Raise `ReadsOpen` if the reads that are open do not let this one be."""
-        if not reads or key.peek:
+        reads = self._reads(key)
+        if not reads or key.peek or look:
             return
-        if not (key.open or self._dialect.get_while_open):
+        if not key.open:
             raise ReadsOpen("a read of this queue is open, close it first")
-        if key.open and len(reads) >= reads[-1].reader.queue.policy.max_open:
+        if len(reads) >= self._most(reads):
             raise ReadsOpen(f"{len(reads)} reads of this queue are open, no more are allowed")
+
+    def _most(self, reads: Sequence[Delivery]) -> int:
+        return reads[-1].reader.queue.policy.max_open if self._dialect.open_reads == "queue" else 1
 
     async def _waited(self, look: Coroutine[Deferred[Any], Any, Delivery | None]) -> Delivery | None:
         self._wait = Deferred.fromCoroutine(look)
@@ -85,14 +127,21 @@ class Reads:
         finally:
             self._wait = None
 
-    def _oldest(self, name: str) -> Delivery | None:
-        """Take the oldest open read of this queue off the list."""
-        reads = self._open.get(name)
+    def _place(self, queue: str) -> str:
+        return queue if self._dialect.open_reads == "queue" else ""
+
+    def _reads(self, key: Key) -> Sequence[Delivery]:
+        return self._open.get(self._place(key.destination.name), ())
+
+    def _take_oldest(self, key: Key) -> Delivery | None:
+        """Take the oldest open read there off the list."""
+        place = self._place(key.destination.name)
+        reads = self._open.get(place)
         if reads is None:
             return None
         oldest = reads.popleft()
         if not reads:
-            del self._open[name]
+            del self._open[place]
         return oldest
 
     def wait_no_more(self) -> None:

@@ -15,6 +15,8 @@ from broker.errors import NothingToReload
 from broker.memcache import stats
 from broker.memcache.connection import MemcacheProtocol
 from broker.memcache.dialect import DEFAULT, Dialect
+from broker.memcache.keys import Keys
+from broker.memcache.status import ServerStatus
 
 
 class MemcacheFactory(Factory):
@@ -22,8 +24,8 @@ class MemcacheFactory(Factory):
 
     `max_message_size` (bytes) bounds a body; the broker's own limit if it is None. `flush_all`: whether that command
     empties every queue, or does nothing and answers the same; a listener beyond loopback wants it off. `door` knows who
-    may come in and what he may do; without one everybody may do everything. `reload` reads the
-    broker's files again.
+    may come in and what he may do; without one everybody may do everything. `reload` reads the broker's files again;
+    `shutdown` ends the broker, and without it nobody can from here. `status` is that of all listeners together.
     """
 
     noisy = False
@@ -37,16 +39,21 @@ class MemcacheFactory(Factory):
         dialect: Dialect = DEFAULT,
         door: Door | None = None,
         reload: Callable[[str], Awaitable[object]] | None = None,
+        shutdown: Callable[[str], None] | None = None,
+        status: ServerStatus | None = None,
     ) -> None:
         self.broker = broker
         self.door = door or Door(broker)
         self.max_message_size = broker.policy.max_message_size if max_message_size is None else max_message_size
         self.flush_all = flush_all
+        self.shutdown = shutdown
+        self.status = status or ServerStatus(broker.clock)
         self._reload = reload
         self.dialect = dialect
+        self.keys = Keys(dialect)
         self.counters = stats.Counters()
         self.surveyor = Surveyor(broker)
-        self._connections: set[MemcacheProtocol] = set()
+        self._connections: dict[MemcacheProtocol, None] = {}
         self._closed: Deferred[None] | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> MemcacheProtocol:
@@ -59,15 +66,19 @@ class MemcacheFactory(Factory):
             raise NothingToReload
         await self._reload(asked)
 
+    def peers(self) -> list[str]:
+        """Where each connection comes from, the oldest first."""
+        return [connection.peer for connection in self._connections]
+
     def connected(self, connection: MemcacheProtocol) -> None:
         """Count it."""
-        self._connections.add(connection)
+        self._connections[connection] = None
         self.counters.curr_connections += 1
         self.counters.total_connections += 1
 
     def disconnected(self, connection: MemcacheProtocol) -> None:
         """It is gone."""
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         self.counters.curr_connections -= 1
         if self._closed is not None and not self._connections:
             closed, self._closed = self._closed, None
@@ -76,6 +87,7 @@ class MemcacheFactory(Factory):
     async def close(self) -> None:
         """Give back what is on loan, answer what is owed, and close every connection; how long that may take is the
         caller's to say. No connection may come any more."""
+        self.status.stop()
         for connection in list(self._connections):
             connection.give_back()
         if self._connections:

@@ -1,20 +1,27 @@
 """The numbers of ``stats``, under the names that Starling, Kestrel and memcached give them.
 
-What has no name there has its own: whatever `broker.core.stats` defines is shown.
+What has no name there has its own: whatever `broker.core.stats` defines is shown. What these servers tell of and we do
+not have (a journal of each queue) is 0, because dashboards ask for it.
 """
 
 from __future__ import annotations
 
 import os
 import resource
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import attrs
 
 from broker import __version__
 from broker.core.broker import Broker
-from broker.core.stats import OF_QUEUE, QueueStats, values
+from broker.core.destination import Destination, Kind
+from broker.core.stats import OF_QUEUE, values
 from broker.core.survey import Surveyor
+
+if TYPE_CHECKING:
+    from broker.memcache.server import MemcacheFactory
 
 #: What the general clients and dashboards know: our name, theirs.
 NAMES = {
@@ -34,11 +41,13 @@ QUEUE_NAMES = {
     "age_ms": "age",
     "on_loan": "open_transactions",
 }
+#: Kestrel's numbers of a queue's journal, which here is a part of the store.
+_NO_JOURNAL = dict.fromkeys(("journal_rewrites", "journal_rotations"), 0)
 
 
 @attrs.define(eq=False)
 class Counters:
-    """What one listener has seen since it started."""
+    """What one listener has seen since it started, or since ``stats reset``."""
 
     curr_connections: int = 0
     total_connections: int = 0
@@ -46,52 +55,112 @@ class Counters:
     cmd_get: int = 0
     cmd_set: int = 0
     cmd_peek: int = 0
+    cmd_flush: int = 0
+    cmd_touch: int = 0
     get_hits: int = 0
     get_misses: int = 0
+    delete_hits: int = 0
+    delete_misses: int = 0
+    touch_hits: int = 0
+    touch_misses: int = 0
+    cas_hits: int = 0
+    cas_misses: int = 0
+    auth_cmds: int = 0
+    auth_errors: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
 
+    def reset(self) -> None:
+        """Begin anew; who is connected stays so."""
+        for field in attrs.fields(Counters):
+            if field.name != "curr_connections":
+                setattr(self, field.name, 0)
 
-async def general(surveyor: Surveyor, now: int, counters: Counters) -> bytes:
-    """What is known of the whole broker at `now` (us), as STAT lines."""
+
+async def general(surveyor: Surveyor, now: int, counters: Counters) -> dict[str, object]:
+    """What is known of the whole broker at `now` (us)."""
     survey = await surveyor.survey()
     usage = resource.getrusage(resource.RUSAGE_SELF)
     ours = survey.broker | {f"{what}_{name}": n for name, front in survey.fronts.items() for what, n in front.items()}
     theirs, rest = _translated(ours, NAMES)
-    numbers: dict[str, object] = {
+    return {
         "pid": os.getpid(),
         "uptime": theirs.pop("uptime"),
         "time": now // 1_000_000,
         "version": __version__,
+        "pointer_size": sys.maxsize.bit_length() + 1,
         "rusage_user": f"{usage.ru_utime:.6f}",
         "rusage_system": f"{usage.ru_stime:.6f}",
         **theirs,
+        "bytes": rest.pop("bytes", 0),
+        "reserved_memory_ratio": f"{rest['memory_used'] / (rest['memory_limit'] or 1):.3f}",
         **attrs.asdict(counters),
+        "queue_expires": 0,
         "limit_maxbytes": 0,  # Starling's: no limit
+        "threads": 1,
+        "evictions": 0,
         **rest,
     }
-    return b"".join(_line(name, value) for name, value in numbers.items())
 
 
-def queues(broker: Broker, names: Iterable[str]) -> Iterator[bytes]:
-    """What is known of each of these queues, as STAT lines, one queue after the other."""
-    for name in names:
-        # A blank would end the name for the client; the escape is the one its key takes.
-        shown = name.replace("%", "%25").replace(" ", "%20")
-        numbers = _of_queue(broker.queue_stats(name))
-        yield b"".join(_line(f"queue_{shown}_{what}", number) for what, number in numbers.items())
+def queue(broker: Broker, name: str) -> Iterator[tuple[str, object]]:
+    """What is known of a queue, as the names and values of STAT lines."""
+    # A blank would end the name for the client; the escape is the one its key takes.
+    shown = name.replace("%", "%25").replace(" ", "%20")
+    for what, number in of_queue(broker, name):
+        yield f"queue_{shown}_{what}", number
 
 
-def _of_queue(stats: QueueStats) -> dict[str, int]:
-    theirs, rest = _translated(values(stats, OF_QUEUE), QUEUE_NAMES)
-    return {**theirs, "canceled_transactions": stats.failed + stats.released, **rest}
+def of_queue(broker: Broker, name: str) -> Iterable[tuple[str, object]]:
+    """The same without the queue's name."""
+    of = broker.queue_stats(name)
+    theirs, rest = _translated(values(of, OF_QUEUE), QUEUE_NAMES)
+    found: dict[str, object] = {
+        "items": theirs.pop("items"),
+        "bytes": rest.pop("bytes", 0),
+        "total_items": theirs.pop("total_items"),
+        "logsize": 0,
+        "expired_items": theirs.pop("expired_items"),
+        **theirs,
+        "discarded": rest.pop("discarded"),
+        "waiters": rest.pop("waiters"),
+        "transactions": of.delivered,
+        "canceled_transactions": of.failed + of.released,
+        "total_flushes": 0,
+        **_NO_JOURNAL,
+        **rest,
+    }
+    if children := broker.bound(Destination(Kind.QUEUE, name)):
+        found["children"] = ",".join(children)
+    return found.items()
+
+
+def special(argument: bytes, of: MemcacheFactory) -> list[tuple[str, object]] | None:
+    """What ``stats <argument>`` shows; None: there is nothing of that name."""
+    match argument:
+        case b"settings":
+            return [
+                ("maxbytes", 0),
+                ("maxconns", 0),
+                ("item_size_max", of.max_message_size),
+                ("evictions", "off"),
+                ("cas_enabled", "yes" if of.dialect.cas else "no"),
+                ("auth_enabled_sasl", "no" if of.door.open else "yes"),
+                ("auth_enabled_ascii", "no" if of.door.open else "yes"),
+                ("flush_enabled", "yes" if of.flush_all else "no"),
+                ("shutdown_command", "no" if of.shutdown is None else "yes"),
+                ("binding_protocol", "auto-negotiate"),
+                ("dialect", of.dialect.name),
+            ]
+        case b"conns":
+            return [(f"{number}:addr", peer) for number, peer in enumerate(of.peers(), 1)]
+        # Dashboards and php ask for these: nothing to say is not an error.
+        case b"items" | b"slabs" | b"sizes":
+            return []
+    return None
 
 
 def _translated(numbers: Mapping[str, int], names: Mapping[str, str]) -> tuple[dict[str, int], dict[str, int]]:
     """The numbers that have a name there, in that order and under it; and the others, under their own."""
     known = {theirs: numbers[ours] for ours, theirs in names.items()}
     return known, {name: number for name, number in numbers.items() if name not in names}
-
-
-def _line(name: str, value: object) -> bytes:
-    return f"STAT {name} {value}\r\n".encode()

@@ -79,7 +79,6 @@ def world() -> World:
         b"set q 0 0",
         b"set q 0 0 x",
         b"set q 0 -9999999999999 1\r\nx",
-        b"\x80\x01 binary",
         b"get " + b"k" * 2000,
     ],
 )

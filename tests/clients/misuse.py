@@ -33,7 +33,9 @@ _NAME = rb"CLIENT_ERROR [^\r\n]+"
 MEMCACHE = {
     "garbage": Misuse(bytes(range(0x81, 0x100)) * 40 + b"\r\nversion\r\n", rb"ERROR\r\nVERSION [^\n]+\r\n"),
     "HTTP": Misuse(b"POST / HTTP/1.1\r\nHost: x\r\n\r\n", rb"(ERROR\r\n){3}"),
-    "binary protocol": Misuse(b"\x80" + bytes(23), rb"CLIENT_ERROR the binary [^\n]+\r\n", closes=True),
+    "binary, lengths that contradict each other": Misuse(
+        b"\x80\x00\x00\x05" + bytes(20), rb"\x81\x00.{4}\x00\x04.{16}Invalid arguments", closes=True
+    ),
     "line too long": Misuse(b"x" * 9000, rb"CLIENT_ERROR line too long\r\n", closes=True),
     "get too long": Misuse(b"get" + b" key" * 20_000, rb"CLIENT_ERROR line too long\r\n", closes=True),
     "unknown command": _line(b"push q 1", b"ERROR"),

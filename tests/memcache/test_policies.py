@@ -10,25 +10,23 @@ from broker import errors
 from broker.core.destination import Destination, Kind
 from broker.core.filter import BadFilter
 from broker.core.policy import Policies, Policy, Rule
-from broker.memcache.replies import ERRORS, ReadsOpen, error_reply
+from broker.memcache import voice
+from broker.memcache.dialect import DEFAULT
+from broker.memcache.text import TextVoice
+from broker.memcache.voice import ERRORS
 from broker.outbox import MAX_OWED
 from tests.memcache.support import FrontTest
 from tests.memcache.test_reads import value
 
 
 class ErrorTableTests(SynchronousTestCase):
-    def test_every_error_has_its_words(self) -> None:
-        family = {kind for _, kind in inspect.getmembers(errors, inspect.isclass)} | {ReadsOpen}
-        self.assertEqual(family, set(ERRORS))
+    def test_every_error_has_its_words_and_its_status(self) -> None:
+        family = {kind for room in (errors, voice) for _, kind in inspect.getmembers(room, inspect.isclass)}
+        self.assertEqual({kind for kind in family if issubclass(kind, errors.BrokerError)}, set(ERRORS))
 
     def test_a_kind_of_error_that_has_none_has_those_of_its_family(self) -> None:
-        self.assertEqual(
-            error_reply(BadFilter("no such  field", 3)), b"CLIENT_ERROR bad filter at character 3: no such field\r\n"
-        )
-
-    def test_what_is_none_of_ours_has_none(self) -> None:
-        self.assertIsNone(error_reply(ValueError("x")))
-        self.assertIsNone(error_reply(None))
+        line = b"CLIENT_ERROR bad filter at character 3: no such field\r\n"
+        self.assertEqual(TextVoice(DEFAULT).failed(BadFilter("no such  field", 3)), (line, False))
 
 
 class FullQueueTests(FrontTest):

@@ -1,0 +1,394 @@
+"""What one client may have done, whichever protocol it speaks: commands in, outcomes out, in each command's voice.
+
+The order of things and the transport are the connection's (`broker.memcache.connection`); here is what queues have to
+do with memcache's commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from broker.auth.door import Access
+from broker.auth.rights import Action
+from broker.core.delivery import Delivery
+from broker.core.destination import Kind
+from broker.core.message import Message
+from broker.core.route import Published
+from broker.errors import NotFound
+from broker.memcache import dumps, stats
+from broker.memcache.commands import (
+    Cas,
+    Confirm,
+    Delete,
+    Describe,
+    DumpConfig,
+    DumpStats,
+    Flush,
+    FlushAll,
+    FlushExpired,
+    Get,
+    Monitor,
+    Reload,
+    Set,
+    Settle,
+    Shutdown,
+    Stats,
+    Status,
+    Touch,
+    Waiting,
+)
+from broker.memcache.keys import Key, lifetime
+from broker.memcache.reads import Reads
+from broker.memcache.voice import BadKey, Blocked, Outcome, Voice
+
+if TYPE_CHECKING:
+    from broker.memcache.server import MemcacheFactory
+
+#: What a `set` says of its body's type; memcache has no word for it.
+CONTENT_TYPE = "application/octet-stream"
+#: Bodies above this are written by themselves instead of being copied behind their VALUE line.
+LARGE = 16 * 1024
+
+
+class Session:
+    """One client that may do something. `write` sends, `room` waits until the client has taken what was sent.
+
+    `when_sent` is called with what is to be done once all that was written has left our buffer.
+    """
+
+    def __init__(
+        self,
+        of: MemcacheFactory,
+        access: Access,
+        write: Callable[[bytes], None],
+        room: Callable[[], Awaitable[None]],
+        when_sent: Callable[[Callable[[], None]], None],
+        failed: Callable[[Failure], None],
+    ) -> None:
+        self._of = of
+        self._broker = of.broker
+        self._counters = of.counters
+        self._keys = of.keys
+        #: What it may do; another one after a login.
+        self.access = access
+        self._write = write
+        self._room = room
+        self._when_sent = when_sent
+        self._failed = failed
+        self.reads = Reads(of.broker, of.dialect, of.counters)
+
+    # -- set
+
+    def publish(self, command: Set) -> Deferred[Published]:
+        """Put a message in; raises what can be said at once."""
+        self._counters.cmd_set += 1
+        self._of.status.check_write()
+        key = self._keys.to_store(command.key)
+        message = self._message(command)
+        self.access.publish(key.destination)
+        if not key.others:
+            return self._broker.publish(key.destination, message)
+        for other in key.others:
+            self.access.publish(other)
+        return self._broker.publish_to([key.destination, *key.others], message)
+
+    def _message(self, command: Set | Cas) -> Message:
+        ttl, expires = lifetime(command.exptime, self._of.dialect)
+        return Message(body=command.body, content_type=CONTENT_TYPE, flags=command.flags, ttl=ttl, expires=expires)
+
+    async def _cas(self, command: Cas) -> bytes:
+        """Settle one on loan and put another in, as one."""
+        self._counters.cmd_set += 1
+        self._of.status.check_write()
+        key = self._keys.to_store(command.key)
+        self.access.publish(key.destination)
+        delivery = self._on_loan(command.unique)
+        if delivery is None:
+            self._counters.cas_misses += 1
+            return command.voice.said(Outcome.NOT_FOUND)
+        self.access.settle(command.unique)
+        transaction = self._broker.begin()
+        try:
+            transaction.ack([delivery])
+            for destination in (key.destination, *key.others):
+                transaction.publish(destination, self._message(command))
+        except NotFound:  # another transaction has it
+            transaction.abort()
+            return command.voice.said(Outcome.NOT_FOUND)
+        except BaseException:
+            transaction.abort()
+            raise
+        await transaction.commit()
+        self.reads.forget(delivery)
+        self._counters.cas_hits += 1
+        return command.voice.said(Outcome.STORED)
+
+    # -- everything that waits
+
+    async def answer(self, command: Waiting) -> bytes:
+        """Do it; the last bytes of the answer."""
+        match command:
+            case Get():
+                return await self._get(command)
+            case Cas():
+                return await self._cas(command)
+            case Settle():
+                return await self._settle(command)
+            case Touch():
+                return await self._touch(command)
+            case Delete():
+                return await self._delete(command)
+            case Flush():
+                return await self._flush(command)
+            case FlushAll():
+                return await self._flush_all(command)
+            case FlushExpired():
+                return await self._flush_expired(command)
+            case Monitor():
+                return await self._monitor(command)
+            case Confirm():
+                key = self._keys.to_read(command.key)
+                confirmed = await self.reads.confirm(key, command.count)
+                return command.voice.end() if confirmed else command.voice.said(Outcome.NOT_OPEN)
+            case Stats():
+                return await self._stats(command)
+            case DumpStats() | DumpConfig():
+                return await self._dump(command)
+            case Describe():
+                return self._describe(command)
+            case Reload():
+                self.access.check(Action.ADMIN, None)
+                await self._of.reload(f"{self.access.user.name} over memcache")
+                return command.voice.said(Outcome.RELOADED)
+            case Status():
+                return self._status(command)
+            case Shutdown():
+                return self._shutdown(command)
+
+    # -- get
+
+    async def _get(self, command: Get) -> bytes:
+        voice = command.voice
+        keys = [self._keys.to_read(raw) for raw in command.keys]  # all of them, before anything is taken
+        for key in keys:
+            self._check_read(key, command.look)
+        together = any(key.any for key in keys)
+        value = b""
+        for key in keys[:1] if together else keys:
+            if value:
+                self._write(value)
+                value = b""
+            await self._room()
+            if together:
+                delivery = await self.reads.read(keys)
+                key = next((one for one in keys if delivery and one.destination.name == delivery.queue), key)
+            else:
+                delivery = await self.reads.read([key], look=command.look)
+            if delivery is None:
+                value = voice.missed(key)
+                continue
+            if delivery.on_loan and not (key.open or key.peek or command.look):
+                self._settle_when_sent(delivery)
+            value = self._value(voice, key, delivery)
+        return value + voice.end()
+
+    def _check_read(self, key: Key, look: bool) -> None:
+        """That the client may read there; what is open may always be closed."""
+        if not (key.close or key.abort) or key.open:
+            self._of.status.check_read()
+        if key.peek or look:
+            self.access.check(Action.BROWSE, key.destination)
+        else:
+            self.access.subscribe(key.destination, waits=key.wait > 0)
+
+    def _value(self, voice: Voice, key: Key, delivery: Delivery) -> bytes:
+        """What is to be written of a value; a large body is written here."""
+        head, body, tail = voice.value(key, delivery, self._broker.now)
+        if len(body) <= LARGE:
+            return b"%b%b%b" % (head, body, tail)
+        self._write(head)
+        self._write(body)
+        return tail
+
+    def _settle_when_sent(self, delivery: Delivery) -> None:
+        unsent = self.reads.unsent
+        if not unsent:
+            self._when_sent(self._sent)
+        unsent.append(delivery)
+
+    def _sent(self) -> None:
+        # The core makes it durable with the next commit that succeeds; until then a crash repeats the messages.
+        _ = self.reads.sent().addErrback(self._failed)
+
+    async def _monitor(self, command: Monitor) -> bytes:
+        key = self._keys.to_read(command.key)
+        if not key.plain:
+            raise BadKey("monitor takes no options")
+        self._of.status.check_read()
+        self.access.subscribe(key.destination, waits=True)
+        clock, left = self._broker.clock, command.most
+        deadline = clock.seconds() + command.seconds
+        while self.reads.may_open(key):
+            await self._room()
+            wait = int(max(deadline - clock.seconds(), 0) * 1000)
+            delivery = await self.reads.read([msgspec.structs.replace(key, open=True, wait=wait)])
+            if delivery is None:
+                break
+            self._write(self._value(command.voice, key, delivery) + command.voice.end())
+            left -= 1
+            if not left or clock.seconds() > deadline or not self._may_read():
+                break
+        return command.voice.end()
+
+    def _may_read(self) -> bool:
+        try:
+            self._of.status.check_read()
+        except Blocked:
+            return False
+        return True
+
+    # -- by id, and loans
+
+    def _on_loan(self, unique: int) -> Delivery | None:
+        delivery = self._broker.find(unique)
+        return None if delivery is None or delivery.delayed else delivery
+
+    async def _settle(self, command: Settle) -> bytes:
+        key = self._keys.of_queue(command.key)
+        self.access.check(Action.SUBSCRIBE, key.destination)
+        delivery = self._on_loan(command.unique)
+        if delivery is None or delivery.queue != key.destination.name:
+            return command.voice.said(Outcome.EXISTS)
+        await self._broker.settle(command.unique)
+        self.reads.forget(delivery)
+        return command.voice.said(Outcome.SETTLED)
+
+    async def _touch(self, command: Touch) -> bytes:
+        self._counters.cmd_touch += 1
+        key = self._keys.of_queue(command.key)
+        self.access.check(Action.SUBSCRIBE, key.destination)
+        oldest = self.reads.oldest(key)
+        if oldest is None or not oldest.on_loan:
+            self._counters.touch_misses += 1
+            return command.voice.said(Outcome.NOT_FOUND)
+        await self._broker.touch(oldest.id, max(command.seconds, 0) * 1000)
+        self._counters.touch_hits += 1
+        return command.voice.said(Outcome.TOUCHED)
+
+    # -- queues
+
+    async def _delete(self, command: Delete) -> bytes:
+        self._of.status.check_write()
+        key = self._keys.of_queue(command.key)
+        self.access.check(Action.ADMIN, key.destination)
+        if await self._broker.delete(key.destination.name):
+            self._counters.delete_hits += 1
+            return command.voice.said(Outcome.DELETED)
+        self._counters.delete_misses += 1
+        return command.voice.said(Outcome.NO_QUEUE)
+
+    async def _flush(self, command: Flush) -> bytes:
+        self._counters.cmd_flush += 1
+        self._of.status.check_write()
+        key = self._keys.of_queue(command.key)
+        self.access.check(Action.ADMIN, key.destination)
+        await self._broker.purge(key.destination.name)
+        return command.voice.said(Outcome.FLUSHED)
+
+    async def _flush_all(self, command: FlushAll) -> bytes:
+        self._counters.cmd_flush += 1
+        self._of.status.check_write()
+        self.access.check(Action.ADMIN, None)
+        if self._of.flush_all and self._of.dialect.flushes:
+            for name in self._broker.queues():
+                await self._broker.purge(name, on_loan=True)
+        return command.voice.said(Outcome.FLUSHED_ALL)
+
+    async def _flush_expired(self, command: FlushExpired) -> bytes:
+        if command.key is None:
+            self.access.check(Action.ADMIN, None)
+            names = self._of.surveyor.queues()
+        else:
+            self._of.status.check_write()
+            key = self._keys.of_queue(command.key)
+            self.access.check(Action.ADMIN, key.destination)
+            names = [key.destination.name]
+        flushed = 0
+        for name in names:
+            # Whoever looks for the next message settles what has expired before it.
+            before = self._broker.queue_stats(name).expired
+            await self._broker.peek(name)
+            flushed += self._broker.queue_stats(name).expired - before
+        return command.voice.text(b"%d\r\n" % flushed)
+
+    # -- the server
+
+    async def _stats(self, command: Stats) -> bytes:
+        self.access.look_around()
+        voice = command.voice
+        if command.argument:
+            return self._stats_of(command)
+        if self.access.may(Action.BROWSE, None):
+            for name, number in (await stats.general(self._of.surveyor, self._broker.now(), self._counters)).items():
+                self._write(voice.stat(name, number))
+        for name in self._seen():
+            self._write(b"".join(voice.stat(*one) for one in stats.queue(self._broker, name)))
+            await self._room()
+        return voice.end()
+
+    def _stats_of(self, command: Stats) -> bytes:
+        voice = command.voice
+        if command.argument == b"reset":
+            self._counters.reset()
+            return voice.said(Outcome.RESET)
+        found = stats.special(command.argument, self._of)
+        if found is None:
+            return voice.said(Outcome.UNKNOWN)
+        return b"".join(voice.stat(name, value) for name, value in found) + voice.end()
+
+    def _seen(self) -> list[str]:
+        return self.access.seen(Kind.QUEUE, self._of.surveyor.queues())
+
+    async def _dump(self, command: DumpStats | DumpConfig) -> bytes:
+        self.access.look_around()
+        names = self._seen()
+        if command.keys:
+            asked = [self._keys.of_queue(raw).destination.name for raw in command.keys]
+            names = self.access.seen(Kind.QUEUE, asked)
+        numbers = isinstance(command, DumpStats)
+        for name in names:
+            values = dumps.numbers(self._broker, name) if numbers else self._policy(name)
+            self._write(dumps.block(name, values))
+            await self._room()
+        return command.voice.end() if names else b"\r\n" + command.voice.end()
+
+    def _policy(self, name: str) -> dict[str, object]:
+        return dumps.policy(self._broker.policy_of(name))
+
+    def _describe(self, command: Describe) -> bytes:
+        key = self._keys.of_queue(command.key)
+        self.access.check(Action.BROWSE, key.destination)
+        name = key.destination.name
+        if not self._broker.exists(name):
+            return command.voice.text(b"")
+        numbers = dict(stats.of_queue(self._broker, name)) | self._policy(name)
+        return command.voice.text(b"".join(command.voice.stat(what, value) for what, value in numbers.items()))
+
+    def _status(self, command: Status) -> bytes:
+        if command.level is None:
+            return command.voice.text(self._of.status.level.name.encode() + b"\r\n")
+        self.access.check(Action.ADMIN, None)
+        self._of.status.change(command.level)
+        return command.voice.said(Outcome.STATUS)
+
+    def _shutdown(self, command: Shutdown) -> bytes:
+        if self._of.shutdown is None:
+            return command.voice.said(Outcome.NO_SHUTDOWN)
+        self.access.check(Action.ADMIN, None)
+        self._of.shutdown(f"{self.access.user.name} over memcache")
+        return command.voice.said(Outcome.BYE)

@@ -1,0 +1,1 @@
+memcache clients may speak the meta and binary protocols, with SASL PLAIN, on the same port as text; ``cas`` and ``md q C<id>`` settle by id, ``touch``, ``gat``, ``monitor``, ``confirm``, ``flush_expired``, ``dump_stats``, ``dump_config`` and ``status`` are served.
