@@ -69,12 +69,18 @@ class Bindings:
         binding = self._bind(queue, log, policy, filter_, start=start)
         if pattern:
             self._add_pattern(binding)
-            matching: Patterns[None] = Patterns()
-            matching.add(source.name, None)
-            for topic in self._directory.topics():
-                if matching.matching(topic.destination.name):
-                    self._follow(topic, self.of_patterns(topic.destination)[queue])
+            for topic in self.sources(source):
+                self._follow(topic, self.of_patterns(topic.destination)[queue], start)
         return True
+
+    def sources(self, source: Destination) -> list[Log]:
+        """The logs that a binding to `source` reads; several if it is a pattern."""
+        if source.kind is not Kind.TOPIC or not is_pattern(source.name):
+            log = self._directory.find_log(source)
+            return [log] if log is not None else []
+        matching: Patterns[None] = Patterns()
+        matching.add(source.name, None)
+        return [topic for topic in self._directory.topics() if matching.matching(topic.destination.name)]
 
     def unbind(self, queue: Queue, source: Destination) -> bool:
         """`queue` reads nothing more of `source` after the next commit; False if nobody had asked for that.
@@ -118,11 +124,11 @@ class Bindings:
             if source is not None and not self._directory.is_alias(source):
                 self._bind(self._directory.queue(destination.name), self._directory.log(source))
 
-    def _follow(self, log: Log, pattern: Binding) -> None:
+    def _follow(self, log: Log, pattern: Binding, start: Mapping[int, int] | None = None) -> None:
         """Have the queue of `pattern` read `log` too, unless somebody has asked for that on terms of its own."""
         old = log.bound.get(pattern.queue)
         if old is None or (old.of and old.of != pattern.id):
-            self._bind(pattern.queue, log, pattern.policy, pattern.filter, of=pattern.id)
+            self._bind(pattern.queue, log, pattern.policy, pattern.filter, of=pattern.id, start=start)
 
     # -- parts
 
@@ -154,14 +160,22 @@ class Bindings:
             if directory.queues.get(queue.name) is not queue or log.bound.get(queue, binding) is not binding:
                 return []  # deleted, or bound otherwise, meanwhile
             first = {}
+            past = {}
             for lane in log.lanes.values():
                 reader = next((reader for reader in lane.readers if reader.queue is queue), None)
                 first[lane.id] = lane.next
                 if reader is None:
                     first[lane.id] = min((start or {}).get(lane.id, lane.next), lane.next)
                     reader = directory.read(queue, lane, first[lane.id])
+                    if filter_ is not None and first[lane.id] < lane.next:
+                        reader.past = lane.next, filter_
+                if reader.past is not None:
+                    past[lane.id] = reader.past[0], reader.past[1].text
                 reader.terms.begin(first[lane.id], policy)
-            return [_definition(binding, directory.log(queue.destination).id, log.id, first)]
+            language = "match" if binding.match else ""
+            owner = directory.log(queue.destination).id
+            define = DefineBinding(binding.id, owner, log.id, first, policy, language, binding.match, of=of, past=past)
+            return [define]
 
         directory.definitions.add_later(begin)
         return binding
@@ -221,10 +235,8 @@ class Bindings:
                 for reader in lane.readers:
                     if reader.queue is queue:
                         reader.terms.begin(define.start.get(lane.id, 0), define.policy)
+                        if lane.id in define.past:
+                            end, text = define.past[lane.id]
+                            reader.past = end, compile_filter(text)
                         if until is not None:
                             reader.terms.end(until.get(lane.id, 0))
-
-
-def _definition(binding: Binding, queue: int, source: int, start: dict[int, int]) -> DefineBinding:
-    language = "match" if binding.match else ""
-    return DefineBinding(binding.id, queue, source, start, binding.policy, language, binding.match, of=binding.of)

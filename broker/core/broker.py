@@ -27,8 +27,7 @@ from broker.core.freeing import Freeing
 from broker.core.journal import Journal, Unit
 from broker.core.message import Message
 from broker.core.moving import Moving
-from broker.core.patterns import is_pattern
-from broker.core.policy import BindingPolicy, Policies, Policy
+from broker.core.policy import BindingPolicy, Policies, Policy, Rule, TopicPolicy
 from broker.core.publishing import Publishing
 from broker.core.queue import Queue
 from broker.core.retention import Retention
@@ -415,13 +414,10 @@ class Broker:
         """
         if self._publishing.stopping:
             raise Stopping("the broker is stopping")
-        start: dict[int, int] | None = None
-        if since is not None:
-            if match or is_pattern(source.name):
-                raise BadValue("a binding with a filter, or to a pattern, begins now: leave out from, or match")
-            log = self._directory.find_log(source)
-            lanes = list(log.lanes.values()) if log is not None else []
-            start = {lane.id: await self._store.seek(lane.id, since) for lane in lanes if lane.durable}
+        start: dict[int, int] = {}
+        for log in self._directory.bindings.sources(source) if since is not None else ():
+            for lane in list(log.lanes.values()):
+                start[lane.id] = await self._store.seek(lane.id, since or 0)
         if self._directory.bindings.bind(check_name(queue), source, policy, match, start):
             self.stats.bound += 1
         await self._journal.durable()

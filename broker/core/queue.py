@@ -96,7 +96,8 @@ class Queue:
     _allowed_at: int = 0
     #: The busy message groups; None: the queue has no groups.
     groups: Groups | None = None
-    #: Settled by the queue itself and not yet told to the store, with the reason (expired, rejected, max_attempts).
+    #: Settled by the queue itself and not yet told to the store, with the reason (expired, unwanted, rejected,
+    #: max_attempts).
     settled: list[tuple[Reader, int, str]] = attrs.field(factory=list)
     #: To be moved elsewhere, not yet begun.
     moves: list[Move] = attrs.field(factory=list)
@@ -289,6 +290,9 @@ class Queue:
                     if self.policy.expire_to and self.crowded:
                         break
                     self.expire(reader, seq, message)
+                elif reader.past is not None and reader.unwanted(seq, message):
+                    reader.settle(seq, message)
+                    self.settled.append((reader, seq, "unwanted"))
                 elif reader.failed and self._exhausted(reader, seq, message):
                     self._retire(reader.lend(seq, message, None, 0, 0), "max_attempts")
                 elif self.groups is not None and message.group and not self.groups.allows(message.group, line):

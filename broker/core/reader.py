@@ -16,6 +16,7 @@ from broker.core.binding import Terms
 from broker.core.bits import Bits
 from broker.core.delivery import Delivery
 from broker.core.destination import Destination
+from broker.core.filter import Filter, Subject
 from broker.core.message import Message
 from broker.core.scan import Scan
 from broker.core.window import Budget, Window
@@ -80,6 +81,7 @@ class Reader:
         "ids",
         "lane",
         "on_loan",
+        "past",
         "queue",
         "reasons",
         "reserved",
@@ -111,6 +113,8 @@ class Reader:
         self.crashed_below = 0
         #: Of a live subscriber: the ids under which its messages were published.
         self.ids: dict[int, str] | None = None
+        #: Of a binding that began in the past: up to which number the filter is still to be asked.
+        self.past: tuple[int, Filter] | None = None
         #: That of the consumers without a selector, and those of others. A queue nobody has used has none.
         self.scans: tuple[Scan, ...] = ()
         #: The stamp of the oldest message not settled, or of one that was.
@@ -165,6 +169,12 @@ class Reader:
         """True if every message is settled, or waits as it came."""
         odd = self.on_loan or self.failed or self.reasons or self.bits.count or self.scans or self.ids
         return not odd and self.terms.trivial and self.claiming == self.reserved
+
+    def unwanted(self, seq: int, message: Message) -> bool:
+        """True if the filter of a binding that began in the past is not true of message `seq`."""
+        if self.past is None or seq >= self.past[0]:
+            return False
+        return not self.past[1].matches(Subject(message, self.lane.destination))
 
     def oldest_free(self) -> int | None:
         """The number of the oldest message that is on loan to nobody; None if there is none."""

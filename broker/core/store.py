@@ -64,6 +64,9 @@ class DefineBinding(msgspec.Struct, frozen=True, array_like=True, tag="binding")
     follows: bool = False
     #: The binding to a pattern of topics that this one follows from; 0: none.
     of: int = 0
+    #: Per lane that it reads from the past on: up to which number, and which filter, messages are looked at as they are
+    #: delivered; later ones were when they were published.
+    past: dict[int, tuple[int, str]] = {}
 
 
 class EndBinding(msgspec.Struct, frozen=True, array_like=True, tag="end"):

@@ -154,10 +154,8 @@ class Supply:
             self.move(moves)
 
     def _count(self, reason: str) -> None:
-        if reason == "expired":
-            self._stats.expired += 1
-        else:
-            self._stats.discarded += 1
+        self._stats.expired += reason == "expired"
+        self._stats.discarded += reason not in ("expired", "unwanted")
 
     def fetch(self, queue: Queue) -> None:
         """Tell the store what the queue settled by itself, and fetch what it lacks."""
