@@ -143,7 +143,7 @@ def test_the_plugin_imports_nothing_of_the_broker(tmp_path: Path) -> None:
     assert run(sys.executable, "-c", loaded, cwd=tmp_path) == "[]\n"
 
 
-@pytest.mark.parametrize("script", ["test", "server", "docs"])
+@pytest.mark.parametrize("script", ["test", "server", "docs", "soak"])
 def test_without_venv_the_scripts_name_the_command_that_mends_it(script: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "script", tmp_path / "script")
     for name in ("setup.py", "pyproject.toml"):

@@ -14,21 +14,27 @@ import sqlite3
 import threading
 from typing import Any, cast
 
+import msgspec
 from twisted.internet.defer import Deferred, succeed
-from twisted.logger import globalLogBeginner, textFileLogObserver
+from twisted.logger import (
+    FilteringLogObserver,
+    LogLevel,
+    LogLevelFilterPredicate,
+    globalLogBeginner,
+    textFileLogObserver,
+)
 
-from broker.config import Config
-from broker.core.policy import Policy
+from broker.config import from_dict
 from broker.core.store import Committed, Group
 from broker.service import IBrokerReactor, build
 from broker.storage import unfolded
 from broker.storage.sqlite import SQLiteStore
+from tests.crash.places import CONFIGURATION
 
 #: Where it may be killed, in the order in which a commit passes them; the second only when a fold rides in it.
 POINTS = ("before insert", "in fold", "after insert", "after commit")
-#: Milliseconds of a loan over HTTP: longer than a load takes, so that few end before the kill; every check waits for
-#: the rest of it.
-LEASE = 1000
+#: And where one that lies may be.
+TORN = "between the halves of a transaction"
 #: Records after which a fold is due, instead of 4,000: some folds in every load.
 FOLD_RECORDS = 60
 
@@ -52,13 +58,13 @@ class FatalConnection(sqlite3.Connection):
         """Run `sql`; a commit is one INSERT INTO rec, and a fold in it deletes the records it took."""
         is_record = sql.startswith("INSERT INTO rec ")
         if is_record:
-            self._passed("before insert")
+            self.passed("before insert")
         cursor = super().execute(sql, parameters)
         if is_record:
             self._inserted = True
-            self._passed("after insert")
+            self.passed("after insert")
         elif sql.startswith("DELETE FROM rec "):
-            self._passed("in fold")
+            self.passed("in fold")
         return cursor
 
     def commit(self) -> None:
@@ -66,9 +72,11 @@ class FatalConnection(sqlite3.Connection):
         super().commit()
         inserted, self._inserted = self._inserted, False
         if inserted:
-            self._passed("after commit")
+            self.passed("after commit")
 
-    def _passed(self, point: str) -> None:
+    @staticmethod
+    def passed(point: str) -> None:
+        """Kill this process if it is time to."""
         fatal = FatalConnection
         if fatal.armed and point == fatal.point:
             fatal.left -= 1
@@ -78,12 +86,41 @@ class FatalConnection(sqlite3.Connection):
 
 
 class HastyStore(SQLiteStore):
-    """A store that lies: it says a group is durable before it is. The test that finds nothing wrong here is no test."""
+    """A store that says a group is durable before it is. The test that finds nothing wrong here is no test."""
 
     def commit(self, group: Group) -> Deferred[Committed]:
         """Begin to commit, and say that it is done."""
         _ = super().commit(group)
         return succeed(Committed({}))
+
+
+class ForgetfulStore(SQLiteStore):
+    """A store that forgets one group's settlements in ten."""
+
+    _groups = 0
+
+    def commit(self, group: Group) -> Deferred[Committed]:
+        """Commit without them."""
+        self._groups += 1
+        return super().commit(group if self._groups % 10 else msgspec.structs.replace(group, settled={}))
+
+
+class TornStore(SQLiteStore):
+    """A store that commits a group's settlements after its messages, and may be killed in between."""
+
+    def commit(self, group: Group) -> Deferred[Committed]:
+        """Commit twice."""
+        return Deferred.fromCoroutine(self._torn(group))
+
+    async def _torn(self, group: Group) -> Committed:
+        committed = await super().commit(msgspec.structs.replace(group, settled={}))
+        if group.settled and len(group.parts) > 3:  # there may be a transaction in it
+            FatalConnection.passed(TORN)
+        await super().commit(Group(last_stamp=group.last_stamp, settled=group.settled))
+        return committed
+
+
+STORES = {"honest": SQLiteStore, "hasty": HastyStore, "forgetful": ForgetfulStore, "torn": TornStore}
 
 
 def end_with_parent() -> None:
@@ -96,9 +133,9 @@ def main() -> None:
     """Serve until killed or stopped."""
     parser = argparse.ArgumentParser()
     parser.add_argument("data")
-    parser.add_argument("--point", choices=POINTS, default="")
+    parser.add_argument("--point", choices=(*POINTS, TORN), default="")
     parser.add_argument("--passes", type=int, default=0)
-    parser.add_argument("--hasty", action="store_true")
+    parser.add_argument("--store", choices=STORES, default="honest")
     arguments = parser.parse_args()
     FatalConnection.point, FatalConnection.left = arguments.point, arguments.passes
     vars(unfolded).update(FOLD_RECORDS=FOLD_RECORDS)
@@ -106,11 +143,12 @@ def main() -> None:
     from twisted.internet import reactor as installed
 
     reactor = cast(IBrokerReactor, installed)
-    store_class = HastyStore if arguments.hasty else SQLiteStore
-    store = store_class(arguments.data, sync="full", connection=FatalConnection, reactor=reactor)
-    config = Config(memcache=["127.0.0.1:0"], stomp=["127.0.0.1:0"], http=["127.0.0.1:0"], defaults=Policy(lease=LEASE))
+    store = STORES[arguments.store](arguments.data, sync="full", connection=FatalConnection, reactor=reactor)
+    listeners = {front: ["127.0.0.1:0"] for front in ("memcache", "stomp", "http")}
+    config = from_dict(listeners | CONFIGURATION)
     with open(f"{arguments.data}.log", "a") as log:
-        globalLogBeginner.beginLoggingTo([textFileLogObserver(log)], redirectStandardIO=False, discardBuffer=True)
+        observer = FilteringLogObserver(textFileLogObserver(log), [LogLevelFilterPredicate(LogLevel.info)])
+        globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=True)
         service = build(config, reactor=reactor, store=store, tell=lambda line: None)
         service.on_failure = lambda: reactor.callWhenRunning(reactor.stop)
 

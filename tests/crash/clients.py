@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from typing import NamedTuple, Self
+from urllib.parse import quote
 
 #: Seconds until whoever waits for an answer gives up.
 PATIENCE = 10.0
@@ -84,11 +85,14 @@ class Memcache(Wire):
         """Send several sets in one write; then read `stored` for each."""
         self.send(b"".join(b"set %b 0 0 %d\r\n%b\r\n" % (q.encode(), len(body), body) for q, body in queue_bodies))
 
-    def stored(self) -> None:
-        """Read the answer to a set."""
+    def stored(self, *, may_be_full: bool = False) -> bool:
+        """Read the answer to a set; False if the queue is full, and that `may_be`."""
         line = self.until(b"\r\n")
+        if may_be_full and line == b"NOT_STORED":
+            return False
         if line != b"STORED":
             raise Refused(line)
+        return True
 
     def get(self, key: str) -> bytes | None:
         """The body, None if there is none."""
@@ -134,9 +138,10 @@ class Stomp(Wire):
             raise Refused(command, headers, body)
         return Frame(command, headers, body)
 
-    def subscribe(self, queue: str, ack: str, prefetch: int) -> None:
-        """Subscribe; the subscription is called as the queue."""
-        self.send(frame("SUBSCRIBE", destination=f"/queue/{queue}", id=queue, ack=ack, prefetch_count=prefetch))
+    def subscribe(self, name: str, ack: str, prefetch: int) -> None:
+        """Subscribe to a queue, or to ``/topic/...``; the subscription is called like it."""
+        destination = name if name.startswith("/topic/") else f"/queue/{name}"
+        self.send(frame("SUBSCRIBE", destination=destination, id=name, ack=ack, prefetch_count=prefetch))
 
 
 class Answer(NamedTuple):
@@ -163,5 +168,9 @@ class Http(Wire):
 
     def waiting(self, queue: str) -> int:
         """How many messages a queue holds, on loan or not."""
-        stats = json.loads(self.ask("GET", f"/channels/{queue}/stats", 200).body)
+        stats = json.loads(self.ask("GET", f"/channels/{quote(queue)}/stats", 200).body)
         return int(stats["ready"] + stats["hidden"])
+
+    def delayed(self) -> int:
+        """How many messages wait for their time."""
+        return int(json.loads(self.ask("GET", "/stats", 200).body)["broker"]["delayed"])

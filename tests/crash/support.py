@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -19,21 +20,23 @@ ROOT = Path(__file__).parents[2]
 class BrokerProcess:
     """A running broker on the file `data`; whoever made it closes it.
 
-    `point`, `passes`: where it kills itself, once `arm` was called.
+    `point`, `passes`: where it kills itself, once `arm` was called. `store`: one that lies, by the name of its lie.
     """
 
-    def __init__(self, data: Path, point: str = "", passes: int = 0, *, hasty: bool = False) -> None:
-        command = [sys.executable, "-m", broker_process.__name__, str(data)]
+    def __init__(self, data: Path, point: str = "", passes: int = 0, *, store: str = "honest") -> None:
+        command = [sys.executable, "-m", broker_process.__name__, str(data), f"--store={store}"]
         if point:
             command += [f"--point={point}", f"--passes={passes}"]
-        if hasty:
-            command.append("--hasty")
+        started = time.monotonic()
+        self._wal = Path(f"{data}-wal")
         self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         #: Every line it said.
         self.said: list[str] = []
         self._held = b""
         try:
             self._until("ready")
+            #: Seconds until it served.
+            self.start = time.monotonic() - started
             fronts = dict(line.split(" ") for line in self.said[:-1])
             self.ports = Ports(**{name: int(port) for name, port in fronts.items()})
         except BaseException:
@@ -52,6 +55,15 @@ class BrokerProcess:
     def stop(self) -> None:
         """SIGTERM."""
         self._process.terminate()
+
+    def fill_disk(self) -> None:
+        """Let no file of it grow beyond what its WAL is now."""
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (self._wal.stat().st_size, resource.RLIM_INFINITY))
+
+    def empty_disk(self) -> None:
+        """Let its files grow again."""
+        endless = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, endless)
 
     def wait(self, timeout: float) -> int:
         """Wait for its end, and read what it said; how it ended (negative: by that signal)."""
