@@ -6,7 +6,7 @@ What a file looks like is in docs/configuration.rst, whose tables are written fr
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -38,6 +38,10 @@ class MemcacheListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     listen: Where
     #: Whether ``flush_all`` empties every queue here; None: on loopback only. Where it is off it is answered ``OK``.
     flush_all: Literal["on", "off"] | None = None
+    #: Whose habits it has, where memcache servers contradict each other.
+    dialect: Literal["default", "memcached", "starling", "kestrel", "siberite"] = "default"
+    #: Whether ``shutdown`` ends the broker here.
+    shutdown: Literal["on", "off"] = "off"
 
 
 class StompListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,8 +58,11 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a configuration file may say."""
 
     #: Where memcache clients connect. If it is not said: port 22122 on 127.0.0.1, if that is free. An entry may be a
-    #: table, ``{ listen = "0.0.0.0:22122", flush_all = "off" }``: whether ``flush_all`` empties every queue there.
+    #: table, ``{ listen = "0.0.0.0:22122", flush_all = "off" }``: whether ``flush_all`` empties every queue there. With
+    #: ``dialect = "kestrel"`` there it answers as Kestrel did, with ``shutdown = "on"`` that command ends the broker.
     memcache: list[Where | MemcacheListener] | None = None
+    #: Milliseconds from a memcache ``status`` that is stricter until it holds.
+    status_grace: Annotated[int, msgspec.Meta(ge=0)] = 0
     #: Where STOMP clients connect. If it is not said: port 61613 on 127.0.0.1, if that is free. An entry may be a
     #: table, ``{ listen = "0.0.0.0:61614", flavour = "rabbitmq" }``: whose clients it is at home to. With
     #: ``lenient_ack = true`` there an ACK of STOMP 1.2 may name its message as in 1.1.

@@ -44,7 +44,9 @@ from broker.http.server import make_site
 from broker.listen import Address, Connections, Described, InUse, Way, parse
 from broker.lock import Lock
 from broker.logs import in_json
+from broker.memcache.dialect import DIALECTS
 from broker.memcache.server import MemcacheFactory
+from broker.memcache.status import ServerStatus
 from broker.options import Options
 from broker.reload import Reloading
 from broker.stomp.flavour import FLAVOURS
@@ -149,6 +151,7 @@ def build(
             store = SQLiteStore(config.data, sync=config.sync)
         broker = Broker(store, reactor, policy=config.policies)
         result = BrokerService(broker, reactor, lock, users, hashing)
+        result.memcache_status = ServerStatus(reactor, config.status_grace / 1000)
         broker.stats.fronts = result.front_stats
         for wish in wishes:
             try:
@@ -184,10 +187,16 @@ def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:
     size = config.max_message_size
     match wish.front:
         case "memcache":
-            told = wish.said.flush_all if isinstance(wish.said, MemcacheListener) else None
-            flush_all = told == "on" or (told is None and way.local)
+            told = wish.said if isinstance(wish.said, MemcacheListener) else MemcacheListener(0)
             memcache = MemcacheFactory(
-                of.broker, max_message_size=size, flush_all=flush_all, door=of.door, reload=of.reloading.reload
+                of.broker,
+                max_message_size=size,
+                flush_all=told.flush_all == "on" or (told.flush_all is None and way.local),
+                dialect=DIALECTS[told.dialect],
+                door=of.door,
+                reload=of.reloading.reload,
+                shutdown=of.end if told.shutdown == "on" else None,
+                status=of.memcache_status,
             )
             return Front(wish.front, way, Connections(memcache), lambda: Deferred.fromCoroutine(memcache.close()))
         case "stomp":
@@ -281,6 +290,8 @@ class BrokerService(service.Service):
         #: What twistd logs to, if it is not told otherwise; None: its own choice.
         self.log_observer: Callable[[], ILogObserver] | None = None
         self.reloading = Reloading(broker, users)
+        #: What all memcache clients may do at the moment.
+        self.memcache_status = ServerStatus(reactor)
         self._lock = lock
         self._hashing = hashing
         self._ports: list[tuple[str, IListeningPort]] = []
@@ -300,6 +311,11 @@ class BrokerService(service.Service):
             known, its = found.get(front.name, FrontStats()), front.connections
             found[front.name] = FrontStats(known.connections + its.count(), known.connections_opened + its.total)
         return found
+
+    def end(self, asked: str) -> None:
+        """Stop the whole process, for whoever `asked`."""
+        _log.info("{asked}: shutdown", asked=asked)
+        self.reactor.stop()
 
     def setServiceParent(self, parent: service.IServiceCollection) -> None:
         """Become part of twistd's application, which asks its components where to log."""

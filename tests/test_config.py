@@ -82,6 +82,8 @@ def test_lingers_limit_holds_for_http_until_somebody_sets_one(tmp_path: Path) ->
         ("stomp = 61613", "stomp: expected `array | null`, got `int`"),
         ("memcache = [{ flush_all = 'on' }]", "memcache[0]: object missing required field `listen`"),
         ("memcache = [{ listen = 0, flush_all = 'no' }]", "memcache[0].flush_all: 'no' is none of 'on', 'off'"),
+        ("memcache = [{ listen = 0, dialect = 'darner' }]", "memcache[0].dialect: 'darner' is none of 'default',"),
+        ("status_grace = -1", "status_grace: expected `int` >= 0"),
         ("defaults = 5", "defaults: expected `object`, got `int`"),
         ("[defaults]\nleese = 1", "defaults.leese: unknown key"),
         ("[defaults]\nlease = 'long'", "defaults.lease: expected `int`, got `str`"),

@@ -1,0 +1,1 @@
+A memcache listener may have a dialect, ``default``, ``memcached``, ``starling``, ``kestrel`` or ``siberite``, and answers then as that server did; ``shutdown = "on"`` lets its clients end the broker.
