@@ -288,7 +288,7 @@ def reasons(queue: Queue, seen: Seen, now: int) -> Iterable[str]:
         yield queue.stuck
     if policy.max_on_loan and queue.on_loan >= policy.max_on_loan:
         yield f"{queue.on_loan} messages of the queue are on loan, its limit (max_on_loan)"
-    if policy.rate and queue.resting_until > now:
+    if policy.rate and queue.rate.resting_until > now:
         yield f"the queue delivers {policy.rate} messages a second (rate)"
     if message.group and queue.groups is not None and queue.groups.busy(message.group):
         yield f"its group {message.group} is busy: another message of it is on loan"

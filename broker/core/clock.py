@@ -225,7 +225,7 @@ class Delays:
         slot = self._open.get(reader)
         if slot is None or slot.loading or self._now() < _end(reader):
             return
-        if not reader.waiting and not reader.queue.incoming:
+        if not reader.waiting and not reader.queue.room.incoming:
             del self._open[reader]
             self._known.discard(reader)
             self._directory.drop(reader.queue)

@@ -81,3 +81,14 @@ class Delivery:
     def ttl(self) -> int:
         """The time to live it was given (ms), the message's own or the binding's; 0 = none."""
         return self.message.ttl or self.reader.terms.at(self.seq).ttl or 0
+
+
+@attrs.define(eq=False)
+class Move:
+    """A message that is to leave its queue for another."""
+
+    delivery: Delivery
+    #: The queue it goes to.
+    target: str
+    #: expired, rejected or max_attempts.
+    reason: str

@@ -13,9 +13,9 @@ from typing import NamedTuple, TypeVar
 
 import attrs
 
+from broker.core.counts import Counts
 from broker.core.destination import Kind
 from broker.core.message import OVERHEAD
-from broker.core.queue import Counts
 from broker.core.store import Inventory, LaneState
 
 T = TypeVar("T")

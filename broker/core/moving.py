@@ -12,12 +12,13 @@ import msgspec
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from broker.core.delivery import Move
 from broker.core.destination import Destination, Kind
 from broker.core.directory import Directory
 from broker.core.journal import Journal, Unit
 from broker.core.message import Message
 from broker.core.publishing import Publishing
-from broker.core.queue import Move, Queue
+from broker.core.queue import Queue
 from broker.core.stats import BrokerStats
 from broker.errors import QueueFull
 
@@ -89,7 +90,7 @@ class Moving:
             source.blocked = f"{move.target} is paused"
             return False
         try:
-            if target is not None and target.policy.overflow == "drop_new" and target.full_for(message):
+            if target is not None and target.policy.overflow == "drop_new" and target.room.full_for(message):
                 raise QueueFull("what comes would be dropped there")
             route = self._publishing.route(destination, message)
         except QueueFull:

@@ -89,7 +89,7 @@ class Publishing:
             return seen
         queue = self._directory.find(destination.name) if destination.kind is Kind.QUEUE else None
         waits = queue is not None and queue.policy.overflow == "wait" and not message.delay
-        if queue is not None and waits and (queue in self.waiting or queue.full_for(message)):
+        if queue is not None and waits and (queue in self.waiting or queue.room.full_for(message)):
             return self.waiting.wait(queue, message)
         return self._publish(destination, message)
 
@@ -129,7 +129,7 @@ class Publishing:
         limit = self._policy(destination).max_message_size
         if limit and len(message.body) > limit:
             raise MessageTooLarge(f"the body is {len(message.body)} bytes long, at most {limit} are allowed")
-        if queue is not None and queue.policy.overflow == "reject" and queue.full_for(message):
+        if queue is not None and queue.policy.overflow == "reject" and queue.room.full_for(message):
             raise _full(queue)
 
     def accept(self, destination: Destination, message: Message, delay: int = 0) -> Message:
@@ -186,8 +186,7 @@ class Publishing:
         retained = self._retained(destination)
         if kept or retained:
             for queue in kept:
-                queue.incoming += 1
-                queue.incoming_bytes += message.size
+                queue.room.expect(message)
             lane = self._directory.lane(log, message.priority)
             if retained and lane.keep < 0:
                 self.retained(lane)
@@ -208,7 +207,9 @@ class Publishing:
 
     def _room(self, queue: Queue, route: Route) -> bool:
         """True if the queue has, or makes, room for the message."""
-        return not queue.full_for(route.message) or (queue.policy.overflow == "drop_oldest" and route.make_room(queue))
+        return not queue.room.full_for(route.message) or (
+            queue.policy.overflow == "drop_oldest" and route.make_room(queue)
+        )
 
     def _skipped(self, bound: Mapping[Queue, Binding], route: Route) -> list[Queue]:
         """The bound queues whose filter does not match, or that are full."""
@@ -233,7 +234,7 @@ class Publishing:
             queue.name
             for queue, binding in bound.items()
             if queue.policy.overflow != "drop_oldest"
-            and queue.full_for(message)
+            and queue.room.full_for(message)
             and (binding.filter is None or binding.filter.matches(subject))
         )
 
@@ -242,8 +243,7 @@ class Publishing:
         message = msgspec.structs.replace(message, target=str(destination))
         lane = self._directory.lane(self._directory.log(slot), 0)
         waits_in = lane.readers[0].queue
-        waits_in.incoming += 1
-        waits_in.incoming_bytes += message.size
+        waits_in.room.expect(message)
         route = Route(destination, message)
         # Its lane does not tell where it goes to.
         key = f"{destination}\n{message.key}"

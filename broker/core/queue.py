@@ -14,50 +14,20 @@ import attrs
 
 from broker.core.binding import Binding
 from broker.core.consumers import Consumers, Line, Subscription
-from broker.core.delivery import Delivery
+from broker.core.counts import Counts
+from broker.core.delivery import Delivery, Move
 from broker.core.destination import Destination
 from broker.core.groups import Groups
 from broker.core.message import Message
 from broker.core.policy import Policy
-from broker.core.reader import UNLOADED, Reader
+from broker.core.rate import Rate
+from broker.core.reader import Reader
+from broker.core.room import Room
 from broker.core.scan import MAX_EXAMINED, Scan
 from broker.errors import BrokerError
 
 #: Expired messages on their way to another queue, in memory. While that takes none, what lies behind so many waits.
 MAX_LEAVING = 1_000
-
-
-@attrs.define(eq=False)
-class Move:
-    """A message that is to leave its queue for another."""
-
-    delivery: Delivery
-    #: The queue it goes to.
-    target: str
-    #: expired, rejected or max_attempts.
-    reason: str
-
-
-@attrs.define(eq=False)
-class Counts:
-    """What happened in a queue since the broker started."""
-
-    #: Messages published to the queue or to what it is bound to.
-    published: int = 0
-    #: Deliveries made, repeated ones included.
-    delivered: int = 0
-    #: Messages acked.
-    settled: int = 0
-    #: Deliveries that failed: nack, lease over, connection lost.
-    failed: int = 0
-    #: Deliveries given back without counting as failed.
-    released: int = 0
-    #: Messages dropped because their time was over.
-    expired: int = 0
-    #: Messages dropped because they had failed `max_attempts` times, or a live subscriber's buffer was full.
-    discarded: int = 0
-    #: Messages moved to another queue because they expired, failed too often or were rejected.
-    moved: int = 0
 
 
 @attrs.define(eq=False)
@@ -72,12 +42,8 @@ class Queue:
     readers: list[Reader] = attrs.field(factory=list)
     bindings: dict[Destination, Binding] = attrs.field(factory=dict)
     consumers: Consumers = attrs.field(factory=Consumers)
-    #: Messages accepted and not yet committed.
-    incoming: int = 0
-    incoming_bytes: int = 0
-    #: Messages chosen to be dropped for those on their way, and their bytes.
-    dropping: int = 0
-    dropping_bytes: int = 0
+    #: What it has room for.
+    room: Room = attrs.field(init=False)
     counts: Counts = attrs.field(factory=Counts)
     #: How long the last message delivered had waited (ms).
     last_age: int = 0
@@ -90,10 +56,8 @@ class Queue:
     #: Messages looked at since `rested`, and whether there are more to look at in a later reactor turn.
     examined: int = 0
     unfinished: bool = False
-    #: Until when nothing is delivered because of ``rate`` (us); and the deliveries it allows at this moment.
-    resting_until: int = 0
-    _allowed: float = 0.0
-    _allowed_at: int = 0
+    #: How ``rate`` is kept.
+    rate: Rate = attrs.field(factory=Rate)
     #: The busy message groups; None: the queue has no groups.
     groups: Groups | None = None
     #: Settled by the queue itself and not yet told to the store, with the reason (expired, unwanted, rejected,
@@ -109,6 +73,7 @@ class Queue:
     stuck: str = ""
 
     def __attrs_post_init__(self) -> None:
+        self.room = Room(self)
         self.follow(self.policy)
 
     # -- what there is
@@ -133,51 +98,6 @@ class Queue:
         """About how many bytes of memory what waits takes, or would take."""
         return sum(reader.bytes for reader in self.readers)
 
-    def full_for(self, message: Message) -> bool:
-        """True if it has no room for a further message (``max_messages``, ``max_bytes``). A lone one always has."""
-        limit, most = self.policy.max_messages, self.policy.most_bytes
-        if not (limit or most):
-            return False
-        count = self.waiting + self.incoming - self.dropping
-        if limit and count >= limit:
-            return True
-        taken = self.bytes + self.incoming_bytes - self.dropping_bytes
-        return bool(most) and count > 0 and taken + message.size > most
-
-    # -- making room
-
-    def oldest(self) -> Delivery | None:
-        """Choose what is to be dropped next: the oldest of what is least urgent; None if all is on loan."""
-        for reader in sorted(self.readers, key=lambda reader: -reader.priority):
-            seq = reader.oldest_free() if reader.waiting > len(reader.on_loan) else None
-            if seq is not None:
-                size = reader.bytes // reader.waiting
-                victim = reader.lend(seq, UNLOADED, None, 0, size)
-                victim.claimed = True
-                self.dropping += 1
-                self.dropping_bytes += size
-                return victim
-        return None
-
-    def dropped(self, victim: Delivery) -> None:
-        """What was chosen is gone."""
-        self._decided(victim)
-        if victim.on_loan:
-            victim.reader.settle(victim.seq)
-            self.counts.discarded += 1
-            if not victim.reader.lane.durable:
-                victim.reader.head()  # lets the window go of it
-
-    def spare(self, victim: Delivery) -> None:
-        """What was chosen stays after all."""
-        self._decided(victim)
-        if victim.on_loan:
-            victim.reader.give_back(victim, victim.attempts)
-
-    def _decided(self, victim: Delivery) -> None:
-        self.dropping -= 1
-        self.dropping_bytes -= victim.lease
-
     @property
     def wanted(self) -> bool:
         """True while somebody waits for its messages."""
@@ -201,7 +121,7 @@ class Queue:
     @property
     def at_rest(self) -> bool:
         """True if its one reader says all there is to know of it, but for what happened in it."""
-        busy = self.subscriptions or self.incoming or self.dropping or self.leaving or self.settled or self.moves
+        busy = self.subscriptions or self.room.busy or self.leaving or self.settled or self.moves
         return len(self.readers) == 1 and not (busy or self.bindings or self.used or self.blocked)
 
     def expires(self, reader: Reader, seq: int, message: Message) -> int:
@@ -364,7 +284,7 @@ class Queue:
             return None
         if self.cautious and seq < reader.crashed_below and any(r.on_loan for r in self.readers):
             return None
-        if self.policy.rate and not self._rate_allows(now):
+        if self.policy.rate and not self.rate.allows(self.policy.rate, now):
             return None
         if self.groups is not None and message.group and subscription is not None:
             subscription = self.groups.holder(message.group) or subscription
@@ -376,19 +296,6 @@ class Queue:
         self.counts.delivered += 1
         self.last_age = max(now - message.stamp, 0) // 1000
         return delivery
-
-    def _rate_allows(self, now: int) -> bool:
-        """True if ``rate`` allows a delivery now; else `resting_until` says when it will."""
-        rate = self.policy.rate
-        if now != self._allowed_at:
-            gained = (now - self._allowed_at) * rate / 1e6 if now > self._allowed_at else 0.0
-            self._allowed = min(self._allowed + gained, rate)
-            self._allowed_at = now
-        if self._allowed < 1:
-            self.resting_until = now + int((1 - self._allowed) * 1e6 / rate) + 1
-            return False
-        self._allowed -= 1
-        return True
 
     def expire(self, reader: Reader, seq: int, message: Message) -> None:
         """A message that is free has waited too long."""

@@ -58,11 +58,11 @@ class Route:
     def make_room(self, queue: Queue) -> bool:
         """Choose what `queue` drops for it; False if there is not enough that is on loan to nobody."""
         chosen: list[Delivery] = []
-        while queue.full_for(self.message):
-            victim = queue.oldest()
+        while queue.room.full_for(self.message):
+            victim = queue.room.choose()
             if victim is None:
                 for delivery in chosen:
-                    queue.spare(delivery)
+                    queue.room.spare(delivery)
                 return False
             chosen.append(victim)
         self.victims += chosen
@@ -71,13 +71,12 @@ class Route:
     def ended(self, committed: bool, gone: Callable[[Queue], None]) -> None:
         """Its commit has an outcome."""
         for queue in self.append.queues if self.append is not None else ():
-            queue.incoming -= 1
-            queue.incoming_bytes -= self.message.size
+            queue.room.expected(self.message)
             queue.counts.published += committed
         for victim in self.victims:
             queue = victim.reader.queue
             if committed:
-                queue.dropped(victim)
+                queue.room.dropped(victim)
             else:
-                queue.spare(victim)
+                queue.room.spare(victim)
             gone(queue)

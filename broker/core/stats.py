@@ -16,10 +16,11 @@ from typing import Annotated, Any, Literal, get_type_hints
 import attrs
 import msgspec
 
+from broker.core.counts import Counts
 from broker.core.dormant import AtRest
 from broker.core.message import OVERHEAD
 from broker.core.policy import Policy
-from broker.core.queue import Counts, Queue
+from broker.core.queue import Queue
 from broker.core.reader import delivery_id
 
 
@@ -179,7 +180,7 @@ def stats_of(queue: Queue, now: int) -> QueueStats:
     return QueueStats(
         ready=ready,
         on_loan=queue.on_loan,
-        incoming=queue.incoming,
+        incoming=queue.room.incoming,
         waiters=waiters,
         consumers=len(queue.subscriptions) - waiters,
         bytes=max(queue.bytes - queue.waiting * OVERHEAD, 0),

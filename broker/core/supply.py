@@ -13,11 +13,11 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from broker.core.deadlines import Deadlines
-from broker.core.delivery import Delivery
+from broker.core.delivery import Delivery, Move
 from broker.core.directory import Directory
 from broker.core.journal import RETRY_AFTER, Journal
 from broker.core.message import OVERHEAD
-from broker.core.queue import Move, Queue
+from broker.core.queue import Queue
 from broker.core.reader import Reader
 from broker.core.scan import Scan
 from broker.core.stats import BrokerStats
@@ -102,8 +102,8 @@ class Supply:
         self.fetch(queue)
         if queue.unfinished:
             return
-        if queue.resting_until > self._now():
-            self.pump_soon(queue, (queue.resting_until - self._now()) / 1e6)
+        if queue.rate.resting_until > self._now():
+            self.pump_soon(queue, (queue.rate.resting_until - self._now()) / 1e6)
         if not queue.lacks:
             queue.miss(None)
         elif self._journal.stuck and not any(scan.loading for scan in queue.lacks):
