@@ -66,6 +66,15 @@ class Access:
             raise NotFound("there is no such message")
         self.check(Action.SUBSCRIBE, destination)
 
+    def look(self, delivery_id: int) -> None:
+        """That he may look at a message by its id; `NotFound` if there is none."""
+        if self.user.rights is EVERYTHING:
+            return
+        destination = self._broker.queue_of(delivery_id)
+        if destination is None:
+            raise NotFound("there is no such message")
+        self.check(Action.BROWSE, destination)
+
     def look_around(self) -> None:
         """That he may look at anything at all; what, `seen` says."""
         if not self.user.rights.anywhere(Action.BROWSE):

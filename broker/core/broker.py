@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
@@ -52,7 +53,8 @@ _FREEZE = 10_000
 class Broker:
     """Queues and topics over one store.
 
-    `clock` gives timers, `wall` the seconds since 1970 that stamps and expiry use.
+    `clock` gives timers, `wall` the seconds since 1970 that stamps and expiry use. `configured` is what an earlier
+    `configure` said.
     """
 
     _log = Logger()
@@ -64,8 +66,10 @@ class Broker:
         *,
         policy: Policy | Policies = Policy(),  # noqa: B008 - frozen
         wall: Callable[[], float] = time.time,
+        configured: Mapping[Destination, Mapping[str, Any]] | None = None,
     ) -> None:
-        policies = policy if isinstance(policy, Policies) else Policies(policy)
+        self._policies = policies = policy if isinstance(policy, Policies) else Policies(policy)
+        self._said = {destination: dict(keys) for destination, keys in (configured or {}).items()}
         #: What holds for a queue that no rule speaks of.
         self.policy = policies.default
         self.clock = clock
@@ -73,7 +77,7 @@ class Broker:
         self._store = store
         self._wall = wall
         self._budget = Budget()
-        self._directory = Directory(policies, self._budget)
+        self._directory = Directory(self._overlaid(), self._budget)
         self._journal = Journal(store, clock, self._directory.definitions, self._budget.allowance, self._committed)
         self._supply = Supply(store, clock, self.now, self._directory, self._journal, self.stats)
         self._settlement = Settlement(store, self.now, self._directory, self._journal, self._supply, self.stats)
@@ -122,7 +126,8 @@ class Broker:
 
     async def reload(self, policies: Policies) -> None:
         """From now on these policies hold, also for queues that are there; a thousand of them a reactor turn."""
-        self.policy = policies.default
+        self._policies, self.policy = policies, policies.default
+        policies = self._overlaid()
         self._directory.follow(policies)
         self._warn_of_aliases()
         for number, name in enumerate(self._directory.names(), 1):
@@ -137,6 +142,24 @@ class Broker:
                 await deferLater(self.clock, 0)
         self._retention.survey()
         self._freeing.wake()
+
+    async def configure(self, said: Mapping[Destination, Mapping[str, Any]]) -> None:
+        """From now on these say what holds for single queues and topics, over all other policies, which stay.
+
+        The values must be what the fields of `Policy` and `TopicPolicy` hold.
+        """
+        self._said = {destination: dict(keys) for destination, keys in said.items()}
+        await self.reload(self._policies)
+
+    @property
+    def configured(self) -> Mapping[Destination, Mapping[str, Any]]:
+        """What `configure` was told last."""
+        return self._said
+
+    def rules_of(self, destination: Destination) -> Policy | TopicPolicy:
+        """What holds for a queue or a topic, be it there or not."""
+        policies = self._directory.policies
+        return policies.of(destination.name) if destination.kind is Kind.QUEUE else policies.of_topic(destination.name)
 
     async def stop(self) -> None:
         """Take no new work, make durable what was accepted, and close the store."""
@@ -181,6 +204,10 @@ class Broker:
     def publish_to(self, destinations: Iterable[Destination], message: Message) -> Deferred[Published]:
         """The same for several destinations, each once: all of them get it, or none."""
         return self._publishing.publish_to(destinations, message)
+
+    def withdraw(self, published: Deferred[Published]) -> None:
+        """If what `publish` gave waits for room, it fails now and nothing is kept; else it takes its course."""
+        self._publishing.waiting.withdraw(published)
 
     def full(self, topic: Destination, message: Message) -> list[str]:
         """The queues that read `topic`, would want `message`, and have no room for it."""
@@ -454,6 +481,16 @@ class Broker:
         bindings = bound.bindings.values() if bound else ()
         return sorted((one.source for one in bindings if not one.of), key=lambda source: source.name)
 
+    def bindings(self) -> list[tuple[str, Destination]]:
+        """Every binding that somebody asked for: the queue and what it reads."""
+        found = [
+            (queue.name, source)
+            for source, log in self._directory.logs.items()
+            for queue, binding in log.bound.items()
+            if not binding.of
+        ]
+        return sorted(found, key=lambda one: (one[0], str(one[1])))
+
     def terms(self, queue: str, source: Destination) -> tuple[BindingPolicy, str] | None:
         """What a queue's binding to `source` says, and its filter; None: it is not bound to it."""
         bound = self._directory.find(queue)
@@ -473,6 +510,12 @@ class Broker:
         return stats_of(found, self.now()) if found is not None else QueueStats()
 
     # -- parts
+
+    def _overlaid(self) -> Policies:
+        rules: dict[Kind, list[Rule]] = {kind: [] for kind in Kind}
+        for destination, keys in self._said.items():
+            rules[destination.kind].append(Rule(destination.name, dict(keys)))
+        return self._policies.with_rules(rules[Kind.QUEUE], rules[Kind.TOPIC]) if self._said else self._policies
 
     def _warn_of_aliases(self) -> None:
         for name in self._directory.masked():

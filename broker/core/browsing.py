@@ -33,7 +33,7 @@ _SLICE = 500
 #: Bytes read of the store at a time, of all lanes together; at least `_LEAST` of each.
 _READ_BYTES, _LEAST = 512 * 1024, 32 * 1024
 #: Bytes of bodies on one page.
-MAX_PAGE_BYTES = 4 * 1024 * 1024
+MAX_PAGE_BYTES = 1024 * 1024
 #: Stretches of ten seconds whose delayed messages are looked at, the next ones.
 MAX_SLOTS = 256
 

@@ -18,7 +18,7 @@ from broker.core.message import Message
 #: Characters of a header that is read as a number; Python needs quadratic time to read long ones.
 MAX_NUMBER: Final = 64
 
-#: Bytes of a body that is read as JSON: 64 KiB take a millisecond of the reactor's thread. A longer one has no ``data``.
+#: Bytes of a body that is read as JSON: 64 KiB take a millisecond of the reactor thread. A longer one has no ``data``.
 MAX_JSON: Final = 64 * 1024
 
 _parse_json = msgspec.json.Decoder().decode

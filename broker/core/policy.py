@@ -182,6 +182,16 @@ class Policies:
         #: A queue's name that stands for others: what is published to it goes to each of them.
         self.aliases = dict(aliases or {})
 
+    def with_rules(self, queues: Iterable[Rule], topics: Iterable[Rule]) -> Policies:
+        """The same with further rules; of two for one pattern these have the last word."""
+        return Policies(
+            self.queues.default,
+            [*self.queues.rules, *queues],
+            topic_default=self.topics.default,
+            topic_rules=[*self.topics.rules, *topics],
+            aliases=self.aliases,
+        )
+
     def speaks_of(self, *keys: str) -> bool:
         """True if one of these keys has a value, other than 0 or none, for some queue or topic."""
         said = [msgspec.structs.asdict(ruled.default) for ruled in (self.queues, self.topics)]

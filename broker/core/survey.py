@@ -72,6 +72,26 @@ class Surveyor:
         names = (name for name in self._directory.names() if name > after and wanted(name))
         return sorted(names) if most is None else heapq.nsmallest(most, names)
 
+    def consumers(self, name: str) -> list[dict[str, object]]:
+        """Who asks for messages of a queue, and the loans that are nobody's but end by themselves."""
+        queue = self._directory.find(name)
+        if queue is None:
+            return []
+        found: list[dict[str, object]] = [
+            {
+                "channel": name,
+                "kind": "waiting request" if one.once else "subscription",
+                "prefetch": one.prefetch,
+                "unsettled": len(one.unsettled),
+                "priority": one.priority,
+                "selector": one.line is not None,
+                "paused": one.paused,
+            }
+            for one in queue.subscriptions
+        ]
+        leases = sum(loan.subscription is None and not loan.delayed for loan in queue.loans())
+        return [*found, {"channel": name, "kind": "leases", "unsettled": leases}] if leases else found
+
     async def survey(self, wanted: Callable[[str], bool] = lambda name: False, *, most: int = 0) -> Survey:
         """The numbers of the broker, and of the queues that are `wanted`, if those are not more than `most`."""
         sizes = await self._measure()

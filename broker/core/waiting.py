@@ -43,11 +43,10 @@ class Waiting:
         """Publish when there is room; fails with `QueueFull` if there is none in time."""
         if self._bytes + message.size > MAX_BYTES:
             raise QueueFull(f"{queue.name} is full, and too many publishes wait for room already")
-        done: Deferred[Published] = Deferred(lambda _: self._give_up(queue, one))
+        done: Deferred[Published] = Deferred()
         waiting = self._queues.setdefault(queue, deque())
         timer = self._clock.callLater(PATIENCE, self._too_late, queue)
-        one = _Waiting(message, done, timer)
-        waiting.append(one)
+        waiting.append(_Waiting(message, done, timer))
         self._bytes += message.size
         return done
 
@@ -55,7 +54,7 @@ class Waiting:
         """There may be room somewhere."""
         for queue in list(self._queues):
             waiting = self._queues.get(queue, deque())
-            while waiting and not queue.room.full_for(waiting[0].message):
+            while waiting and not queue.full_for(waiting[0].message):
                 first = self._take(queue)
                 try:
                     published = self._publish(queue, first.message)
@@ -74,16 +73,16 @@ class Waiting:
         # The oldest of a queue is always the first whose time is over.
         self._take(queue).done.errback(QueueFull(f"{queue.name} was full for {PATIENCE:.0f} s"))
 
-    def _give_up(self, queue: Queue, one: _Waiting) -> None:
-        """Whoever published it waits no longer; nothing of it is kept."""
-        waiting = self._queues.get(queue)
-        if waiting is None or one not in waiting:
-            return  # it is on its way to the disk
-        waiting.remove(one)
-        one.timer.cancel()
-        self._bytes -= one.message.size
-        if not waiting:
-            del self._queues[queue]
+    def withdraw(self, done: Deferred[Published]) -> None:
+        """Whoever was given `done` waits no longer: it fails, unless what he published is on its way to the disk."""
+        for queue, waiting in list(self._queues.items()):
+            for one in [one for one in waiting if one.done is done]:
+                waiting.remove(one)
+                one.timer.cancel()
+                self._bytes -= one.message.size
+                if not waiting:
+                    del self._queues[queue]
+                done.errback(Stopping(f"{queue.name} was full for as long as anybody waited"))
 
     def _take(self, queue: Queue) -> _Waiting:
         waiting = self._queues[queue]

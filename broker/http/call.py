@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import attrs
 import msgspec
@@ -12,18 +13,26 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from broker.auth.door import Access
 from broker.core.message import Message
+from broker.core.route import Published
 from broker.errors import MessageTooLarge, Stopping
 from broker.http import metadata
 from broker.http.parameters import FORM, MULTIPART, Parameters, wishes
-from broker.http.problem import Problem
+from broker.http.problem import RETRY_AFTER, Problem
 from broker.http.routes import Match
 
 T = TypeVar("T")
 
 #: Linger's own limit: characters of a `msg`, bytes of a raw body.
 LINGER_SIZE = 256_000
+#: Requests of one user that wait, or stream, at a time.
+MAX_WAITING = 10_000
+#: Bytes of a body that holds several messages, or a configuration.
+BULK = 8 * 1024 * 1024
 #: What a body may hold beside the message, in bytes: other parameters, the multipart's own lines.
 SLACK = 64 * 1024
+
+
+_BULKY = ("/messages", "/commit", "/definitions")
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -36,8 +45,15 @@ class Limits(msgspec.Struct, frozen=True):
         """The largest message: bytes if configured, else see `LINGER_SIZE`."""
         return LINGER_SIZE if self.configured is None else self.configured
 
-    def body(self, content_type: str) -> int:
-        """The largest body worth keeping, in bytes: one that can hold the largest message in this coding."""
+    def body(self, content_type: str, path: str = "") -> int:
+        """The largest body worth keeping, in bytes: one that can hold the largest message in this coding.
+
+        Some paths take more than one message.
+        """
+        if content_type.lower().startswith("application/cloudevents-batch") or path.endswith(_BULKY):
+            return max(BULK, self.size + SLACK)
+        if content_type.lower().startswith("application/cloudevents"):
+            return 2 * self.size + SLACK  # base64, or escapes
         media = content_type.lower()
         widest = 4 if self.configured is None else 1  # bytes of a character, if it is characters that count
         if media.startswith(FORM):
@@ -57,6 +73,25 @@ class Answer(msgspec.Struct, frozen=True):
 
     status: int
     body: bytes = b""
+    fields: metadata.Fields = []
+    #: Called once: True when all of it has left our send buffer, False if the client went before.
+    sent: Callable[[bool], None] | None = None
+
+
+class Sink(Protocol):
+    """Where the parts of an endless answer go."""
+
+    #: Called when the client takes no more for the moment (False), and when it does again (True).
+    flow: Callable[[bool], None]
+
+    def write(self, data: bytes) -> None:
+        """Send a part."""
+
+
+class Stream(msgspec.Struct, frozen=True):
+    """An answer without an end of its own: `run` writes it, until it returns or is cancelled."""
+
+    run: Callable[[Sink], Coroutine[Deferred[Any], Any, None]]
     fields: metadata.Fields = []
 
 
@@ -79,6 +114,25 @@ class Content(msgspec.Struct, frozen=True):
     size: int
 
 
+class Cancellable(Protocol):
+    """What waits on behalf of a client."""
+
+    def cancel(self) -> None:
+        """Do not wait any longer."""
+
+
+@attrs.frozen(eq=False)
+class _Publish:
+    """A publish that may wait for room."""
+
+    published: Deferred[Published]
+    withdraw: Callable[[Deferred[Published]], None]
+
+    def cancel(self) -> None:
+        """Wait no longer; what is on its way to the disk takes its course."""
+        self.withdraw(self.published)
+
+
 @attrs.define(eq=False, slots=False)
 class Call:
     """One request, read and matched."""
@@ -95,8 +149,12 @@ class Call:
     received: int
     limits: Limits
     #: Everything that waits on behalf of a client; ended when we stop.
-    waits: set[Deferred[Any]] = attrs.field(factory=set)
-    _waiting: Deferred[Any] | None = None
+    waits: set[Cancellable] = attrs.field(factory=set)
+    #: How many requests wait on behalf of each user.
+    waiting_of: Counter[str] = attrs.field(factory=Counter)
+    #: True once the client is gone.
+    gone: bool = False
+    _waiting: Cancellable | None = None
 
     @property
     def overflowed(self) -> bool:
@@ -125,25 +183,68 @@ class Call:
             raise Problem(400, "empty-message", "Message is empty.")
         self.limits.check(content.size)
 
-    def message(self, content: Content, *, own_wishes: bool) -> Message:
-        """The message; with `own_wishes` the four numbers are read (`BadValue`)."""
+    def message(self, content: Content, now: int, *, own_wishes: bool) -> Message:
+        """The message; with `own_wishes` the four numbers are read, and when it is due (`BadValue`)."""
         headers = metadata.message_headers(self.headers)
+        message = Message(body=content.body, headers=headers, content_type=content.content_type)
+        return self.wished(message, now, own_wishes=own_wishes)
+
+    def wished(self, message: Message, now: int, *, own_wishes: bool) -> Message:
+        """`message` as the request's parameters want it."""
+        group, key = self.parameters.text("group") or "", self.key(message)
+        message = msgspec.structs.replace(message, group=group, key=key)
         if not own_wishes:
-            return Message(body=content.body, headers=headers, content_type=content.content_type)
+            return message
         wish = wishes(self.parameters)
-        return Message(
-            body=content.body,
-            headers=headers,
-            content_type=content.content_type,
+        delay = self.parameters.milliseconds("delay", least=0, called="delay") or 0
+        at = self.parameters.moment("at", now)
+        if at is not None:
+            delay = max((at - now) // 1000, 0)
+        return msgspec.structs.replace(
+            message,
             priority=wish.priority or 0,
             ttl=wish.ttl or 0,
             lease=wish.lease or 0,
             max_attempts=wish.max_attempts or 0,
-            delay=self.parameters.milliseconds("delay", least=0, called="delay") or 0,
+            delay=delay,
         )
+
+    def key(self, message: Message) -> str:
+        """What the producer calls this publish: ``Idempotency-Key``, else source and id of the event; or nothing."""
+        said = self.header("idempotency-key")
+        if said:
+            return said[1:-1] if len(said) > 1 and said[0] == said[-1] == '"' else said
+        source, id = message.headers.get("ce-source"), message.headers.get("ce-id")
+        return f"{source} {id}" if source and id else ""
+
+    def header(self, name: str) -> str | None:
+        """The last header of this name, which is in lower case."""
+        for known, values in self.headers:
+            if known.lower() == name.encode():
+                return metadata.decoded(values[-1]).strip()
+        return None
+
+    def document(self) -> Any:
+        """The body as JSON; `Problem` 400, 413 or 415."""
+        if self.overflowed:
+            raise Problem(413, "too-large", f"The body has {self.received} bytes, more than is read here.")
+        kind = (metadata.content_type(self.headers) or "application/json").partition(";")[0].strip().lower()
+        if kind != "application/json" and not kind.endswith("+json"):
+            raise Problem(415, "unsupported-type", "The body must be application/json.")
+        try:
+            return msgspec.json.decode(self.body or b"{}")
+        except (ValueError, RecursionError) as error:
+            raise Problem(400, "bad-parameter", f"The body is not JSON: {error}") from None
 
     async def wait(self, something: Coroutine[Deferred[Any], Any, T]) -> T:
         """Await `something` for as long as the client is there and we go on; else it is cancelled: `Stopping`."""
+        user = self.access.user.name
+        if self.waiting_of[user] >= MAX_WAITING:
+            something.close()
+            raise Problem(
+                429, "too-many", f"{MAX_WAITING} requests of this user wait already.", retry_after=RETRY_AFTER
+            )
+        self.waiting_of[user] += 1
         waiting = self._waiting = Deferred.fromCoroutine(something)
         self.waits.add(waiting)
         try:
@@ -153,8 +254,22 @@ class Call:
         finally:
             self._waiting = None
             self.waits.discard(waiting)
+            self.waiting_of[user] -= 1
+            if not self.waiting_of[user]:
+                del self.waiting_of[user]
+
+    async def told(self, published: Deferred[Published], withdraw: Callable[[Deferred[Published]], None]) -> Published:
+        """What became of a publish; one that waits for room does so as long as the client is there and we go on."""
+        waiting = self._waiting = _Publish(published, withdraw)
+        self.waits.add(waiting)
+        try:
+            return await published
+        finally:
+            self._waiting = None
+            self.waits.discard(waiting)
 
     def leave(self) -> None:
         """The client is gone."""
+        self.gone = True
         if self._waiting is not None:
             self._waiting.cancel()

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from broker.core.destination import Kind
+from broker.core.destination import Destination, Kind
+from broker.core.message import Message
+from broker.http.cloudevents import attribute_value, attributes, header_value
 
 if TYPE_CHECKING:
     from broker.core.delivery import Delivery
@@ -26,7 +28,7 @@ OPAQUE_TYPE = b"application/octet-stream"
 
 #: Further headers a message is sent with at most, and their bytes: Python's http.client refuses an answer with more
 #: than 100 lines, Tornado's client one over 64 KiB, and a message nobody can fetch would come back for ever.
-MAX_HEADERS = 80
+MAX_HEADERS = 75
 MAX_HEADER_BYTES = 32 * 1024
 
 _PREFIX = b"x-message-"
@@ -66,7 +68,8 @@ def message_headers(fields: Iterable[tuple[bytes, Sequence[bytes]]]) -> dict[str
         elif not lower.startswith(_EVENT):
             continue
         if lower:
-            kept[lower.decode("latin-1")] = ", ".join(map(decoded, values))
+            value = ", ".join(map(decoded, values))
+            kept[lower.decode("latin-1")] = attribute_value(value) if lower.startswith(_EVENT) else value
     return kept
 
 
@@ -92,7 +95,17 @@ def delivery_fields(delivery: Delivery, now: int) -> Fields:
         (b"X-Linger-Received", b"%d" % max((now - message.stamp) // 1_000_000, 0)),
         (b"X-Linger-Linger", _seconds(delivery.ttl)),
         (b"X-Linger-Topic", header_name(topic) if topic else b""),
-        *_further_fields(message.headers),
+        *further_fields(message.headers),
+    ]
+
+
+def event_fields(message: Message, message_id: str, source: Destination) -> Fields:
+    """The attributes of an event that its producer did not name, so that every answer is one in binary mode."""
+    named = {name.lower() for name in message.headers}
+    return [
+        (b"ce-" + name.encode(), header_value(value).encode())
+        for name, value in attributes(message, message_id, source).items()
+        if f"ce-{name}" not in named
     ]
 
 
@@ -108,13 +121,21 @@ def _seconds(milliseconds: int) -> bytes:
     return b"%d" % (max(milliseconds // 1000, 1) if milliseconds else 0)
 
 
-def _further_fields(headers: dict[str, str]) -> Fields:
+def legal(value: str) -> bytes:
+    """A value as HTTP can carry it, else `OPAQUE_TYPE`."""
+    return _legal_type(value)
+
+
+def further_fields(headers: dict[str, str]) -> Fields:
+    """The headers of a message as fields, as far as HTTP can carry them."""
     fields: Fields = []
     seen: set[bytes] = set()
     room = MAX_HEADER_BYTES
     for header, text in headers.items():
         name, value = header.encode(), text.encode()
-        if not name.lower().startswith(_EVENT):
+        if name.lower().startswith(_EVENT):
+            value = header_value(text).encode()
+        else:
             name = b"X-Message-" + name
         # names that differ in case only are one name in HTTP: the first has it
         if not header or name.lower() in seen or not _token.fullmatch(name) or not _value.fullmatch(value):

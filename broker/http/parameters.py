@@ -10,6 +10,7 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -19,15 +20,20 @@ from broker.http.problem import Problem
 
 NAMES = frozenset(
     {"priority", "timeout", "deliver", "linger", "delay", "nowait", "wait", "msg", "match"}
-    | {"detail", "full", "queue", "after", "limit"}
+    | {"detail", "full", "queue", "after", "limit", "prefix"}
+    | {"at", "group", "to", "strict", "lease", "ack", "worker", "reason", "dead", "free", "atomic"}
+    | {"state", "since", "until", "body", "ids", "from", "credit", "dry_run", "prune", "config"}
 )
 
 FORM = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data"
 
+#: Seconds a GET waits for a message. Linger ends its long poll between 120 and 130 s; its client gives up at 135.
+LONG_POLL = 120
+
 _MAX_INTEGER = 2**63 - 1
 #: 100 years. A longer time is taken as this, so that a moment in microseconds keeps within 53 bits.
-_MAX_SECONDS = 100 * 366 * 86400
+MAX_SECONDS = 100 * 366 * 86400
 #: Control characters but the ones that end or indent lines.
 _control = re.compile("[\x00-\x08\x0e-\x1f]")
 
@@ -70,10 +76,49 @@ class Parameters:
             raise BadValue(f"Invalid message {called}.")
         return number
 
+    def flag(self, name: str) -> bool:
+        """True if a parameter is there and does not say no (``0``, ``false``, ``no``)."""
+        text = self.text(name)
+        return text is not None and text.lower() not in ("0", "false", "no")
+
+    def moment(self, name: str, now: int) -> int | None:
+        """The moment a parameter names (us since 1970), None if it is absent; `BadValue` if it names none."""
+        text = self.text(name)
+        return None if text is None else moment(text, now, name)
+
     def milliseconds(self, name: str, *, least: int, called: str) -> int | None:
         """The same for a number of seconds, in milliseconds."""
         seconds = self.integer(name, least=least, called=called)
-        return None if seconds is None else min(seconds, _MAX_SECONDS) * 1000
+        return None if seconds is None else min(seconds, MAX_SECONDS) * 1000
+
+
+_ago = re.compile(r"([+-]?)([0-9]{1,9})(ms|s|m|h|d)")
+_UNITS = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
+_MAX_MOMENT = 2**53 - 1
+
+
+def moment(text: str, now: int, called: str) -> int:
+    """A moment as people write it: seconds since 1970, a stamp (us), RFC 3339, or some time from `now`: ``-7d``.
+
+    A number of 12 digits or more is a stamp. Raises `BadValue`.
+    """
+    found = _ago.fullmatch(text)
+    if found is not None:
+        away = int(found[2]) * _UNITS[found[3]]
+        value = now - away if found[1] == "-" else now + away
+    elif text.isascii() and text.isdigit() and len(text) <= 20:
+        value = int(text) if len(text) >= 12 else int(text) * 1_000_000
+    else:
+        try:
+            # a + in a query that was not escaped is a blank by now
+            read = datetime.fromisoformat(text.replace(" ", "+") if "T" in text.upper() else text)
+        except ValueError:
+            raise BadValue(f"Invalid {called}: not a time, a stamp, or some time ago such as -7d.") from None
+        read = read if read.tzinfo is not None else read.replace(tzinfo=UTC)
+        value = round((read - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1_000_000)
+    if not 0 <= value <= _MAX_MOMENT:
+        raise BadValue(f"Invalid {called}: out of range.")
+    return value
 
 
 class Wishes(msgspec.Struct, frozen=True):
@@ -98,6 +143,21 @@ def wishes(parameters: Parameters) -> Wishes:
         max_attempts=parameters.integer("deliver", least=0, called="delivery limit"),
         ttl=parameters.milliseconds("linger", least=0, called="delivery limit"),
     )
+
+
+_prefer_wait = re.compile(r"(?:^|,)\s*wait\s*=\s*([0-9]{1,9})\s*(?:,|;|$)", re.IGNORECASE)
+
+
+def wait_of(parameters: Parameters, prefer: str | None) -> int:
+    """Seconds to wait: none with ``nowait`` whatever its value, else ``wait``, else ``Prefer``, else the long poll."""
+    if "nowait" in parameters:
+        return 0
+    wait = parameters.integer("wait", least=0, called="wait")
+    if wait is not None and wait > LONG_POLL:
+        raise BadValue("Invalid message wait.")
+    if wait is None and (preferred := _prefer_wait.search(prefer or "")):
+        return min(int(preferred[1]), LONG_POLL)  # a preference is no order
+    return LONG_POLL if wait is None else wait
 
 
 def _spelled(name: str) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import http
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -60,6 +62,7 @@ class Problem(Exception):
         allow: tuple[str, ...] = (),
         retry_after: int | None = None,
         silent: bool = False,
+        said: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(status, kind, reason)
         self.status = status
@@ -71,6 +74,8 @@ class Problem(Exception):
         self.retry_after = retry_after
         #: True: no text line in the body. Linger's two answers about an unknown message.
         self.silent = silent
+        #: Further members of the problem document: ``errors``, ``failed``, ...
+        self.said = said or {}
 
 
 class Rendered(msgspec.Struct, frozen=True):
@@ -98,7 +103,9 @@ def of(error: BrokerError) -> Problem:
         if kind in _TABLE:
             status, name = _TABLE[kind]
             retry = RETRY_AFTER if error.retryable else None
-            return Problem(status, name, error.reason, retry_after=retry, silent=status == 404)
+            position = getattr(error, "position", None)
+            said = {} if position is None else {"errors": [{"detail": error.reason, "position": position}]}
+            return Problem(status, name, error.reason, retry_after=retry, silent=status == 404, said=said)
     return Problem(500, "internal")
 
 
@@ -121,7 +128,7 @@ def render(problem: Problem, accept: str = "", instance: str = "") -> Rendered:
         headers.append((b"Retry-After", b"%d" % problem.retry_after))
     if wants_json(accept):
         headers.append((b"Content-Type", b"application/problem+json"))
-        document: dict[str, str | int] = {
+        document: dict[str, Any] = {
             "type": f"/problems/{problem.kind}",
             "title": title(problem.status),
             "status": problem.status,
@@ -130,6 +137,7 @@ def render(problem: Problem, accept: str = "", instance: str = "") -> Rendered:
         }
         if problem.retry_after is not None:
             document["retry_after"] = problem.retry_after
+        document.update(problem.said)
         body = msgspec.json.encode(document)
     elif problem.silent:
         body = b""

@@ -7,14 +7,16 @@ goes much further is refused at once (413).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.interfaces import IDelayedCall, ITCPTransport
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import http, server
+from zope.interface import implementer
 
 from broker.http.metadata import content_type
 from broker.http.problem import Problem, render
@@ -37,6 +39,12 @@ class Channel(http.HTTPChannel):
     transport: Any
     #: Requests answered.
     answered = 0
+    #: The request line of the request that comes in; None between requests.
+    head: bytes | None = None
+    #: True once the connection is.
+    gone = False
+    #: A line was too long: nothing is read any more.
+    overlong = False
     _cut: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
@@ -47,6 +55,7 @@ class Channel(http.HTTPChannel):
         self.site.connected(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.gone = True
         if self._cut is not None and self._cut.active():
             self._cut.cancel()
         super().connectionLost(reason)
@@ -72,14 +81,46 @@ class Channel(http.HTTPChannel):
         self._networkProducer.resumeProducing()
         self.dataReceived(b"")
 
+    def lineReceived(self, line: bytes) -> None:
+        """A line of the head: the first one is the request line."""
+        if self.head is None or not self.head:
+            self.head = line
+        super().lineReceived(line)
+
+    @property
+    def path(self) -> bytes:
+        """The path of the request that comes in, with its query."""
+        return (self.head or b"  ").split(b" ", 2)[1]
+
+    def allContentReceived(self) -> None:
+        self.head = None
+        super().allContentReceived()
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """Too long a line to be read whole; twisted.web would close without a word."""
+        if self.requests and self.head is None:
+            self.loseConnection()  # an earlier answer is still owed, and must come first
+            return
+        self.setRawMode()
+        self.overlong = True
+        first = not self.head
+        status = 414 if first else 431
+        what = "The request line" if first else "A header line"
+        self.refuse(Problem(status, "too-long", f"{what} is longer than {self.MAX_LENGTH} bytes."))
+
+    def rawDataReceived(self, data: bytes) -> None:
+        """The body; of who was refused nothing is read any more."""
+        if not self.overlong:
+            super().rawDataReceived(data)
+
     def requestDone(self, request: http.Request) -> None:
         self.answered += 1
         super().requestDone(request)
 
     def refuse(self, problem: Problem) -> None:
         """Answer a request that has not come whole, and close once the client has stopped sending."""
-        headers = self.requests[-1].requestHeaders
-        accept = ",".join(headers.getRawHeaders("accept") or [])
+        headers = self.requests[-1].requestHeaders if self.requests else None
+        accept = ",".join((headers.getRawHeaders("accept") if headers is not None else None) or [])
         answer = render(problem, accept)
         fields = [*answer.headers, (b"Content-Length", b"%d" % len(answer.body)), (b"Connection", b"close")]
         self.transport.writeSequence(
@@ -92,12 +133,56 @@ class Channel(http.HTTPChannel):
         )
         self._cut = self.callLater(LINGERING, self.transport.abortConnection)
 
+    @property
+    def unsent(self) -> bool:
+        """True while something is in our send buffer."""
+        transport = self.transport
+        return bool(getattr(transport, "dataBuffer", b"") or getattr(transport, "_tempDataBuffer", ()))
+
+    def cut_later(self) -> None:
+        """Give the client some time to take the rest, and go then."""
+        self._cut = self.callLater(LINGERING, self.transport.abortConnection)
+
     def end(self) -> None:
         """Close as soon as nothing is owed; who was refused is owed nothing."""
         if self.requests and self._cut is None:
             self.persistent = 0
         else:
             self.loseConnection()
+
+
+@implementer(IPushProducer)
+class Flow:
+    """An endless answer on its way: tells whoever writes it when the client takes no more."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self.flow: Callable[[bool], None] = lambda goes_on: None
+        request.registerProducer(self, True)
+
+    def write(self, data: bytes) -> None:
+        """Send a part."""
+        self._request.write(data)
+
+    def end(self) -> None:
+        """It is over, and the connection with it; a client that takes nothing is not waited for long."""
+        channel = self._request.channel
+        self._request.unregisterProducer()
+        channel.persistent = 0
+        self._request.finish()
+        if channel.unsent:
+            channel.cut_later()
+
+    def pauseProducing(self) -> None:
+        """Our send buffer is full."""
+        self.flow(False)
+
+    def resumeProducing(self) -> None:
+        """The client has taken it."""
+        self.flow(True)
+
+    def stopProducing(self) -> None:
+        """The client is gone; its request says so to all others."""
 
 
 class Request(server.Request):
@@ -117,7 +202,8 @@ class Request(server.Request):
         """The headers are complete; `length` is None for a body in chunks."""
         self.content = BytesIO()
         kind = content_type(self.requestHeaders.getAllRawHeaders()) or ""
-        self.limit = self.channel.site.limits.body(kind)
+        path = self.channel.path.decode("latin-1").partition("?")[0]
+        self.limit = self.channel.site.limits.body(kind, path)
         if length is not None and length > self.limit + PATIENCE:
             # "100 Continue" would ask for it
             self.requestHeaders.removeHeader(b"Expect")
@@ -162,6 +248,28 @@ class Request(server.Request):
             self.setHeader(b"Content-Length", b"%d" % len(body))
         self.write(body)
         self.finish()
+
+    def stream(self, fields: list[tuple[bytes, bytes]]) -> Flow:
+        """Begin an answer without an end; what is written to the result goes out at once."""
+        self.setResponseCode(200)
+        for name, value in fields:
+            self.responseHeaders.addRawHeader(name, value)
+        self.write(b"")
+        return Flow(self)
+
+    def when_sent(self, call: Callable[[bool], None]) -> None:
+        """Call with True once all that was written has left our send buffer, with False if the client went before."""
+        channel = self.channel
+
+        def look() -> None:
+            if channel.gone:
+                call(False)
+            elif channel.unsent:
+                channel.callLater(0.005, look)
+            else:
+                call(True)
+
+        look()
 
     def processingFailed(self, reason: Failure) -> None:
         """Something went wrong outside of an endpoint: log it, and say no more than that."""

@@ -14,8 +14,9 @@ from broker.auth.door import Access, Door
 from broker.auth.rights import Action
 from broker.core.destination import Destination, queue, topic
 from broker.http.call import Call
-from broker.http.channels import wait_of
+from broker.http.parameters import wait_of
 from broker.http.problem import Problem
+from broker.http.publishing import source_of
 from broker.http.routes import Endpoint
 
 #: Endpoints that answer anybody: what watches the broker has no password.
@@ -60,30 +61,58 @@ def check(call: Call) -> None:
     """
     access, match = call.access, call.match
     match match.endpoint:
-        case Endpoint.WELCOME | Endpoint.HEALTH | Endpoint.READY:
+        case Endpoint.WELCOME | Endpoint.HEALTH | Endpoint.READY | Endpoint.OPENAPI | Endpoint.PROBLEM:
             pass
-        case Endpoint.CHANNELS | Endpoint.TOPICS:
+        case Endpoint.CHANNELS | Endpoint.TOPICS | Endpoint.CONSUMERS:
             access.look_around()
         case Endpoint.STATS | Endpoint.METRICS:
             access.check(Action.BROWSE, None)
         case Endpoint.TAKE:
-            access.subscribe(_channel(call), waits=wait_of(call) > 0)
-        case Endpoint.PEEK | Endpoint.CHANNEL_STATS | Endpoint.CHANNEL_TOPICS:
+            access.subscribe(_channel(call), waits=wait_of(call.parameters, call.header("prefer")) > 0)
+        case Endpoint.LEASE | Endpoint.STREAM:
+            access.subscribe(_channel(call), waits=True)
+        case Endpoint.TOPIC_STREAM:
+            access.subscribe(topic(match.topic), waits=False)
+        case (
+            Endpoint.PEEK
+            | Endpoint.BROWSE
+            | Endpoint.CHANNEL_STATS
+            | Endpoint.CHANNEL_TOPICS
+            | Endpoint.CHANNEL_CONSUMERS
+            | Endpoint.CHANNEL_CONFIG
+            | Endpoint.SOURCES
+        ):
             access.check(Action.BROWSE, _channel(call))
-        case Endpoint.PUBLISH:
+        case Endpoint.PUBLISH | Endpoint.PUBLISH_BATCH:
             access.publish(_channel(call))
-        case Endpoint.PURGE | Endpoint.UNSUBSCRIBE:
+        case (
+            Endpoint.PURGE
+            | Endpoint.UNSUBSCRIBE
+            | Endpoint.UNBIND
+            | Endpoint.SET_CHANNEL_CONFIG
+            | Endpoint.CHANGE_CHANNEL_CONFIG
+            | Endpoint.PAUSE
+            | Endpoint.RESUME
+        ):
             access.check(Action.ADMIN, _channel(call))
         case Endpoint.SUBSCRIBE:
             access.bind(_channel(call), topic(match.topic))
+        case Endpoint.BIND:
+            access.bind(_channel(call), source_of(match.names["source"]))
         case Endpoint.PUBLISH_TO_TOPIC:
             access.publish(topic(match.topic))
-        case Endpoint.TOPIC_CHANNELS:
+        case Endpoint.TOPIC_CHANNELS | Endpoint.TOPIC_LOG | Endpoint.TOPIC_CONFIG:
             access.check(Action.BROWSE, topic(match.topic))
-        case Endpoint.RELOAD:
+        case Endpoint.SET_TOPIC_CONFIG | Endpoint.CHANGE_TOPIC_CONFIG:
+            access.check(Action.ADMIN, topic(match.topic))
+        case Endpoint.RELOAD | Endpoint.DEFINITIONS | Endpoint.APPLY_DEFINITIONS | Endpoint.DRAIN | Endpoint.RESUME_ALL:
             access.check(Action.ADMIN, None)
-        case Endpoint.TOUCH | Endpoint.SETTLE:
+        case Endpoint.MESSAGE:
+            access.look(match.message)
+        case Endpoint.TOUCH | Endpoint.SETTLE | Endpoint.NACK:
             access.settle(match.message)
+        case Endpoint.COMMIT:
+            pass  # each operation is looked at by itself
         case _:
             assert_never(match.endpoint)
 

@@ -35,6 +35,34 @@ class Endpoint(enum.Enum):
     TOPIC_CHANNELS = enum.auto()
     TOUCH = enum.auto()
     SETTLE = enum.auto()
+    BROWSE = enum.auto()
+    PUBLISH_BATCH = enum.auto()
+    LEASE = enum.auto()
+    STREAM = enum.auto()
+    CHANNEL_CONSUMERS = enum.auto()
+    CHANNEL_CONFIG = enum.auto()
+    SET_CHANNEL_CONFIG = enum.auto()
+    CHANGE_CHANNEL_CONFIG = enum.auto()
+    PAUSE = enum.auto()
+    RESUME = enum.auto()
+    SOURCES = enum.auto()
+    BIND = enum.auto()
+    UNBIND = enum.auto()
+    TOPIC_LOG = enum.auto()
+    TOPIC_STREAM = enum.auto()
+    TOPIC_CONFIG = enum.auto()
+    SET_TOPIC_CONFIG = enum.auto()
+    CHANGE_TOPIC_CONFIG = enum.auto()
+    MESSAGE = enum.auto()
+    NACK = enum.auto()
+    COMMIT = enum.auto()
+    CONSUMERS = enum.auto()
+    DEFINITIONS = enum.auto()
+    APPLY_DEFINITIONS = enum.auto()
+    DRAIN = enum.auto()
+    RESUME_ALL = enum.auto()
+    OPENAPI = enum.auto()
+    PROBLEM = enum.auto()
     RELOAD = enum.auto()
     STATS = enum.auto()
     METRICS = enum.auto()
@@ -56,11 +84,39 @@ ROUTES: Mapping[str, Mapping[str, Endpoint]] = {
     "/channels/{channel}/stats": {"GET": Endpoint.CHANNEL_STATS},
     "/channels/{channel}/topics": {"GET": Endpoint.CHANNEL_TOPICS},
     "/channels/{channel}/topics/{topic}": {"PUT": Endpoint.SUBSCRIBE, "DELETE": Endpoint.UNSUBSCRIBE},
+    "/channels/{channel}/sources": {"GET": Endpoint.SOURCES},
+    "/channels/{channel}/sources/{source}": {"PUT": Endpoint.BIND, "DELETE": Endpoint.UNBIND},
+    "/channels/{channel}/messages": {"GET": Endpoint.BROWSE, "POST": Endpoint.PUBLISH_BATCH},
+    "/channels/{channel}/lease": {"POST": Endpoint.LEASE},
+    "/channels/{channel}/stream": {"GET": Endpoint.STREAM},
+    "/channels/{channel}/consumers": {"GET": Endpoint.CHANNEL_CONSUMERS},
+    "/channels/{channel}/config": {
+        "GET": Endpoint.CHANNEL_CONFIG,
+        "PUT": Endpoint.SET_CHANNEL_CONFIG,
+        "PATCH": Endpoint.CHANGE_CHANNEL_CONFIG,
+    },
+    "/channels/{channel}/pause": {"POST": Endpoint.PAUSE},
+    "/channels/{channel}/resume": {"POST": Endpoint.RESUME},
     "/topics": {"GET": Endpoint.TOPICS},
     "/topics/{topic}": {"POST": Endpoint.PUBLISH_TO_TOPIC},
     "/topics/{topic}/channels": {"GET": Endpoint.TOPIC_CHANNELS},
-    "/messages/{message}": {"DELETE": Endpoint.SETTLE},
+    "/topics/{topic}/messages": {"GET": Endpoint.TOPIC_LOG},
+    "/topics/{topic}/stream": {"GET": Endpoint.TOPIC_STREAM},
+    "/topics/{topic}/config": {
+        "GET": Endpoint.TOPIC_CONFIG,
+        "PUT": Endpoint.SET_TOPIC_CONFIG,
+        "PATCH": Endpoint.CHANGE_TOPIC_CONFIG,
+    },
+    "/messages/{message}": {"GET": Endpoint.MESSAGE, "DELETE": Endpoint.SETTLE},
     "/messages/{message}/touch": {"POST": Endpoint.TOUCH},
+    "/messages/{message}/nack": {"POST": Endpoint.NACK},
+    "/commit": {"POST": Endpoint.COMMIT},
+    "/consumers": {"GET": Endpoint.CONSUMERS},
+    "/definitions": {"GET": Endpoint.DEFINITIONS, "PUT": Endpoint.APPLY_DEFINITIONS},
+    "/drain": {"POST": Endpoint.DRAIN},
+    "/resume": {"POST": Endpoint.RESUME_ALL},
+    "/openapi.json": {"GET": Endpoint.OPENAPI},
+    "/problems/{problem}": {"GET": Endpoint.PROBLEM},
     "/reload": {"POST": Endpoint.RELOAD},
     "/stats": {"GET": Endpoint.STATS},
     "/metrics": {"GET": Endpoint.METRICS},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
@@ -19,20 +20,32 @@ from broker.errors import BrokerError, Stopping
 from broker.http import guard, problem, rights, routes
 from broker.http.about import About
 from broker.http.administration import Administration, Reload
-from broker.http.call import Answer, Call, Limits
+from broker.http.call import Answer, Call, Cancellable, Limits, Stream
 from broker.http.channels import Channels
+from broker.http.commit import Commit
+from broker.http.consuming import Consuming
 from broker.http.counts import Counts
-from broker.http.messages import Messages
+from broker.http.looking import Looking
 from broker.http.metrics import Metrics
+from broker.http.openapi import OpenAPI
 from broker.http.problem import Problem
+from broker.http.problems import Problems
+from broker.http.publishing import Publishing
 from broker.http.request import Channel, Request
 from broker.http.routes import Endpoint, Match
+from broker.http.settings import Save, Settings
+from broker.http.sources import Sources
+from broker.http.streams import Streams
 from broker.http.topics import Topics
 
 #: Seconds without a byte after which a connection that owes us one is closed. Waiting for our answer does not count.
 IDLE = 60
 
-Endpoints = dict[Endpoint, Callable[[Call], Awaitable[Answer]]]
+Endpoints = dict[Endpoint, Callable[[Call], Awaitable[Answer | Stream]]]
+
+
+async def _forget(said: object) -> None:
+    """Keep nothing: what is configured is gone when the broker ends."""
 
 
 def make_site(
@@ -46,6 +59,7 @@ def make_site(
     clock: IReactorTime | None = None,
     door: Door | None = None,
     reload: Reload | None = None,
+    save: Save = _forget,
 ) -> Site:
     """The factory of the HTTP front.
 
@@ -53,12 +67,14 @@ def make_site(
     for ``/readyz`` why no messages are taken now; empty: they are. `hosts` are further names under which the server may
     be spoken to and from whose pages. What `identity` and `database` say is shown by ``/`` and ``/stats``; without an
     identity there is a new one each start. `door` knows who may come in and what he may do; without one everybody may
-    do everything. `reload` reads the broker's files again.
+    do everything. `reload` reads the broker's files again; `save` keeps what is configured here.
     """
     limits = Limits(max_message_size)
     counts = Counts()
     surveyor = Surveyor(broker)
-    channels, topics, messages = Channels(broker, counts, surveyor), Topics(broker), Messages(broker)
+    channels, topics, sources = Channels(broker, counts, surveyor), Topics(broker), Sources(broker)
+    consuming, publishing, looking = Consuming(broker, counts), Publishing(broker), Looking(broker, surveyor)
+    streams, settings = Streams(broker), Settings(broker, save)
     about = About(
         broker,
         surveyor,
@@ -71,19 +87,47 @@ def make_site(
     endpoints: Endpoints = {
         Endpoint.WELCOME: about.welcome,
         Endpoint.CHANNELS: channels.names,
-        Endpoint.TAKE: channels.take,
-        Endpoint.PEEK: channels.peek,
-        Endpoint.PUBLISH: channels.publish,
+        Endpoint.TAKE: consuming.take,
+        Endpoint.PEEK: consuming.peek,
+        Endpoint.PUBLISH: publishing.publish,
         Endpoint.PURGE: channels.purge,
         Endpoint.CHANNEL_STATS: channels.stats,
-        Endpoint.CHANNEL_TOPICS: channels.topics,
-        Endpoint.SUBSCRIBE: channels.subscribe,
-        Endpoint.UNSUBSCRIBE: channels.unsubscribe,
+        Endpoint.CHANNEL_TOPICS: sources.topics,
+        Endpoint.SUBSCRIBE: sources.bind,
+        Endpoint.UNSUBSCRIBE: sources.unbind,
+        Endpoint.SOURCES: sources.sources,
+        Endpoint.BIND: sources.bind,
+        Endpoint.UNBIND: sources.unbind,
+        Endpoint.BROWSE: looking.messages,
+        Endpoint.PUBLISH_BATCH: publishing.batch,
+        Endpoint.LEASE: consuming.lease,
+        Endpoint.STREAM: streams.channel,
+        Endpoint.CHANNEL_CONSUMERS: looking.consumers,
+        Endpoint.CHANNEL_CONFIG: settings.show,
+        Endpoint.SET_CHANNEL_CONFIG: settings.put,
+        Endpoint.CHANGE_CHANNEL_CONFIG: settings.patch,
+        Endpoint.PAUSE: settings.pause,
+        Endpoint.RESUME: settings.resume,
         Endpoint.TOPICS: topics.names,
-        Endpoint.PUBLISH_TO_TOPIC: topics.publish,
+        Endpoint.PUBLISH_TO_TOPIC: publishing.publish_to_topic,
         Endpoint.TOPIC_CHANNELS: topics.channels,
-        Endpoint.TOUCH: messages.touch,
-        Endpoint.SETTLE: messages.settle,
+        Endpoint.TOPIC_LOG: looking.log,
+        Endpoint.TOPIC_STREAM: streams.topic,
+        Endpoint.TOPIC_CONFIG: settings.show,
+        Endpoint.SET_TOPIC_CONFIG: settings.put,
+        Endpoint.CHANGE_TOPIC_CONFIG: settings.patch,
+        Endpoint.MESSAGE: looking.message,
+        Endpoint.SETTLE: consuming.settle,
+        Endpoint.TOUCH: consuming.touch,
+        Endpoint.NACK: consuming.nack,
+        Endpoint.COMMIT: Commit(broker).commit,
+        Endpoint.CONSUMERS: looking.consumers,
+        Endpoint.DEFINITIONS: settings.export,
+        Endpoint.APPLY_DEFINITIONS: settings.apply,
+        Endpoint.DRAIN: settings.drain,
+        Endpoint.RESUME_ALL: settings.resume_all,
+        Endpoint.OPENAPI: OpenAPI().show,
+        Endpoint.PROBLEM: Problems().show,
         Endpoint.RELOAD: Administration(reload).reload,
         Endpoint.STATS: about.stats,
         Endpoint.METRICS: Metrics(surveyor).metrics,
@@ -112,7 +156,9 @@ class Site(server.Site):
         self.door = door
         self.stopping = False
         #: Long polls; ended first when we stop.
-        self.waits: set[Deferred[Any]] = set()
+        self.waits: set[Cancellable] = set()
+        #: How many requests wait for each user.
+        self.waiting_of: Counter[str] = Counter()
         #: The connections that are open.
         self.channels: set[Channel] = set()
 
@@ -180,7 +226,8 @@ class _Root(Resource):
         call: Call | None = None
         _ = request.notifyFinish().addErrback(leave)
         method, path = request.method.decode("ascii"), _path(request)
-        answer: Answer | None = None
+        answer: Answer | Stream | None = None
+        trouble = Problem(500, "internal")
         try:
             match = self._match(request, method, path)
             access = await self._access(request, match.endpoint)
@@ -195,18 +242,35 @@ class _Root(Resource):
             trouble = problem.of(error)
         except Exception:
             self._log.failure("while answering {method} {path}", method=method, path=path)
-            trouble = Problem(500, "internal")
         if gone:
+            if isinstance(answer, Answer) and answer.sent is not None:
+                answer.sent(False)
             return
         request.setHeader(b"Server", b"twisted-broker")
         if self._site.stopping:
             request.setHeader(b"Connection", b"close")
-        if answer is not None:
+        if isinstance(answer, Stream) and call is not None:
+            await self._stream(request, call, answer)
+        elif isinstance(answer, Answer):
             request.answer(answer.status, None, answer.fields, answer.body)
+            if answer.sent is not None:
+                request.when_sent(answer.sent)
         else:
             rendered = problem.render(trouble, request.header("accept") or "", path)
             challenges = rights.CHALLENGES if rendered.status == 401 else []
             request.answer(rendered.status, rendered.reason, rendered.headers + challenges, rendered.body)
+
+    async def _stream(self, request: Request, call: Call, stream: Stream) -> None:
+        """Write an endless answer until it ends, the client goes, or we stop."""
+        sink = request.stream(stream.fields)
+        try:
+            await call.wait(stream.run(sink))
+        except (Stopping, Problem):
+            pass  # what was written stands; the connection ends
+        except BrokerError as error:
+            self._log.error("a stream ended: {reason}", reason=error.reason)
+        if not call.gone:
+            sink.end()
 
     def _match(self, request: Request, method: str, path: str) -> Match:
         site = self._site
@@ -235,6 +299,7 @@ class _Root(Resource):
             received=request.received,
             limits=site.limits,
             waits=site.waits,
+            waiting_of=site.waiting_of,
         )
 
 

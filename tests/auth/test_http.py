@@ -106,7 +106,8 @@ def test_a_password_may_hold_colons_and_is_utf_8_and_the_address_is_told(world: 
 def test_every_route_but_the_probes_asks(world: Guarded) -> None:
     for path, methods in ROUTES.items():
         for method, endpoint in methods.items():
-            answer = world.waiting(method, path.format(channel="c", topic="t", message="1"), b"")
+            names = {"channel": "c", "topic": "t", "message": "1", "source": "topic:t", "problem": "forbidden"}
+            answer = world.waiting(method, path.format(**names), b"")
             raw = answer.transport.value()
             assert raw.startswith(
                 b"HTTP/1.1 200 " if endpoint in (Endpoint.HEALTH, Endpoint.READY) else b"HTTP/1.1 401 "

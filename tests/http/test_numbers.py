@@ -71,7 +71,7 @@ def test_full_adds_every_number_to_linger_s_two() -> None:
     assert world.ask("GET", "/channels/a/stats").json == {"ready": 1, "hidden": 1}
     full = world.ask("GET", "/channels/a/stats?full=1").json
     assert (full["ready"], full["hidden"], full["on_loan"], full["published"]) == (1, 1, 1, 2)
-    assert set(full) == {"hidden", *QueueStats.__struct_fields__}
+    assert set(full) == {"hidden", "in_rate", "out_rate", "drain_eta", *QueueStats.__struct_fields__}
 
 
 def test_stats_hold_ours_beside_linger_s() -> None:

@@ -1,0 +1,196 @@
+"""Taking messages and ending loans: one by one, several at once, and several ends in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from broker.core.broker import Broker
+from broker.core.delivery import Delivery
+from broker.errors import BadValue, LeaseLost, NotFound
+from broker.http import metadata
+from broker.http.call import Answer, Call
+from broker.http.counts import Counts
+from broker.http.parameters import LONG_POLL, MAX_SECONDS, wait_of
+from broker.http.problem import Problem
+from broker.http.rendering import delivered, envelope, listed
+
+#: Messages, and bytes of bodies, that one request takes at most. One larger message is always taken.
+MAX_BATCH, MAX_BATCH_BYTES = 1_000, 1024 * 1024
+#: Characters of a reason that are kept.
+MAX_REASON = 1_000
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What ``POST /channels/C/lease`` may say in JSON, beside or instead of parameters. Seconds."""
+
+    max: int = 1
+    wait: int = 0
+    timeout: int | None = None
+
+
+class Consuming:
+    """``GET /channels/C``, ``/lease``, and the ends of loans under ``/messages``."""
+
+    def __init__(self, broker: Broker, counts: Counts) -> None:
+        self._broker = broker
+        self._counts = counts
+
+    async def take(self, call: Call) -> Answer:
+        """``GET /channels/C``: the next message, on loan for its lease; 204 if none comes in time."""
+        self._counts.takes += 1
+        name, lease = call.match.channel, _lease_of(call)
+        how = (call.parameters.text("ack") or "").lower()
+        if how not in ("", "auto"):
+            raise BadValue("Invalid message ack: auto, or leave it out.")
+        wait = wait_of(call.parameters, call.header("prefer"))
+        take = self._broker.take(name, wait=wait, leased=not how, lease=lease)
+        delivery = await call.wait(take)
+        if delivery is None:
+            return _nothing(name)
+        answer = delivered(call, delivery, self._broker.now())
+        if not how:
+            return answer
+        if delivery.reader.queue.policy.get_settles == "before":
+            await self._broker.ack([delivery])
+            return answer
+        return msgspec.structs.replace(answer, sent=partial(self._sent, delivery))
+
+    def _sent(self, delivery: Delivery, all_of_it: bool) -> None:
+        """An answer with ``ack=auto`` is out of our send buffer, or its client is gone."""
+        if not delivery.on_loan:
+            return  # purged meanwhile
+        if all_of_it:
+            _ = self._broker.ack([delivery]).addErrback(lambda _: None)  # the journal goes on trying
+        else:
+            self._broker.nack([delivery], reason="connection lost")
+
+    async def peek(self, call: Call) -> Answer:
+        """``HEAD /channels/C``: what a GET with ``nowait`` would bring, left where it is."""
+        name = call.match.channel
+        delivery = await call.wait(self._broker.peek(name))
+        return _nothing(name) if delivery is None else delivered(call, delivery, self._broker.now())
+
+    async def lease(self, call: Call) -> Answer:
+        """``POST /channels/C/lease``: several messages, each on loan; 204 if none comes in time."""
+        self._counts.takes += 1
+        name, wanted = call.match.channel, _wanted(call)
+        lease = 0 if wanted.timeout is None else min(wanted.timeout, MAX_SECONDS) * 1000
+        taken: list[Delivery] = []
+        size = 0
+        wait = wanted.wait
+        try:
+            while len(taken) < wanted.max and size < MAX_BATCH_BYTES:
+                delivery = await call.wait(self._broker.take(name, wait=wait, leased=True, lease=lease))
+                if delivery is None:
+                    break
+                taken.append(delivery)
+                size += len(delivery.message.body)
+                wait = 0
+        except BaseException:
+            self._broker.release(taken)  # the answer that would name them is not sent
+            raise
+        if not taken:
+            return _nothing(name)
+        now = self._broker.now()
+        answer = listed(call, "messages", [envelope(delivery, now) for delivery in taken])
+        return msgspec.structs.replace(answer, sent=partial(self._batch_sent, taken))
+
+    def _batch_sent(self, taken: list[Delivery], all_of_it: bool) -> None:
+        if not all_of_it:
+            self._broker.release(taken)
+
+    # -- by id
+
+    async def settle(self, call: Call) -> Answer:
+        """``DELETE /messages/N``: by anyone, in any state; with ``lease`` only while it is on loan under that."""
+        with known():
+            if call.parameters.text("lease") is None:
+                await self._broker.settle(call.match.message)
+            else:
+                await self._broker.ack([held(self._broker, call.match.message, call.parameters.text("lease"))])
+        return Answer(204)
+
+    async def touch(self, call: Call) -> Answer:
+        """``POST /messages/N/touch``: its lease begins anew; a message that waits is hidden for one."""
+        token = call.parameters.text("lease")
+        with known():
+            if token is not None:
+                held(self._broker, call.match.message, token)
+            await self._broker.touch(call.match.message, _lease_of(call))
+        return Answer(204)
+
+    async def nack(self, call: Call) -> Answer:
+        """``POST /messages/N/nack``: give it back as failed; ``dead``: for good; ``free``: not as failed."""
+        said = call.parameters
+        delay = said.milliseconds("delay", least=0, called="delay")
+        reason = (said.text("reason") or "")[:MAX_REASON]
+        with known():
+            delivery = held(self._broker, call.match.message, said.text("lease"))
+            if said.flag("dead"):
+                await self._broker.reject([delivery])
+                return Answer(204)
+            if said.flag("free"):
+                self._broker.release([delivery])
+            else:
+                self._broker.nack([delivery], reason=reason, delay=delay)
+            await self._broker.durable()
+        return Answer(204)
+
+
+def held(broker: Broker, id: int, token: str | None) -> Delivery:
+    """What is on loan under this id, and under this lease if a token is given; `LeaseLost`, `NotFound`."""
+    delivery = broker.find(id)
+    if delivery is None and broker.queue_of(id) is None:
+        raise NotFound("Message not found.")
+    if delivery is None or delivery.delayed or delivery.claimed:
+        raise LeaseLost(f"message {id} is not on loan")
+    if token is not None and delivery.token != token:
+        raise LeaseLost(f"message {id} is not on loan under this lease")
+    return delivery
+
+
+@contextmanager
+def known() -> Iterator[None]:
+    """Linger's answer about a message that is not there."""
+    try:
+        yield
+    except NotFound:
+        raise Problem(404, "not-found", "Message not found.", silent=True) from None
+
+
+def _nothing(channel: str) -> Answer:
+    return Answer(204, fields=[(b"X-Linger-Channel", metadata.header_name(channel))])
+
+
+def _lease_of(call: Call) -> int:
+    """The lease the consumer wants (ms); 0: he says nothing."""
+    return call.parameters.milliseconds("timeout", least=1, called="visibility timeout") or 0
+
+
+def _wanted(call: Call) -> Wanted:
+    """What a batch is to be; `Problem`, `BadValue`."""
+    said: Any = call.document() if _json(call) else {}
+    try:
+        wanted = msgspec.convert(said, Wanted)
+    except msgspec.ValidationError as error:
+        raise BadValue(f"Invalid body: {error}") from None
+    parameters = call.parameters
+    limit = parameters.integer("limit", least=1, called="limit")
+    timeout = parameters.integer("timeout", least=1, called="visibility timeout")
+    wanted = Wanted(
+        max=min(wanted.max if limit is None else limit, MAX_BATCH),
+        wait=wait_of(parameters, None) if "wait" in parameters else wanted.wait,
+        timeout=wanted.timeout if timeout is None else timeout,
+    )
+    if wanted.max < 1 or not 0 <= wanted.wait <= LONG_POLL or (wanted.timeout is not None and wanted.timeout < 1):
+        raise BadValue(f"Invalid body: max is 1 or more, wait 0 to {LONG_POLL}, timeout 1 or more.")
+    return wanted
+
+
+def _json(call: Call) -> bool:
+    return bool(call.received) and "json" in (metadata.content_type(call.headers) or "").lower()

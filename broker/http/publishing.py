@@ -1,0 +1,220 @@
+"""Putting messages in: one or many, to a channel, to a topic, or to several places at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+
+from broker.core.broker import Broker
+from broker.core.destination import Destination, queue, topic
+from broker.core.message import Message
+from broker.core.route import Published
+from broker.errors import BadValue, BrokerError, MessageTooLarge, QueueFull
+from broker.http import cloudevents, metadata
+from broker.http.call import Answer, Call, Content, json
+from broker.http.problem import RETRY_AFTER, Problem
+from broker.http.rendering import JSON, NDJSON
+
+#: Messages in one batch.
+MAX_BATCH = 1_000
+#: Bytes of a batch that are parsed at once; a larger one is parsed in a thread.
+_AT_ONCE = 64 * 1024
+#: Further destinations of one publish.
+MAX_COPIES = 100
+
+
+class Publishing:
+    """``POST`` to channels and topics."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    async def publish(self, call: Call) -> Answer:
+        """``POST /channels/C``: 202 once the message is committed."""
+        if _media(call) == cloudevents.BATCH:
+            return await self.batch(call)
+        name = call.match.channel
+        if _media(call) == cloudevents.STRUCTURED and call.parameters.text("msg") is None:
+            message = self._event(call)
+        else:
+            content = call.content()
+            message = call.message(content, self._broker.now(), own_wishes=True)
+            call.accept(content)
+        others = self._others(call)
+        try:
+            if others:
+                published = await self._told(call, self._broker.publish_to([queue(name), *others], message))
+            else:
+                published = await self._told(call, self._broker.publish(queue(name), message))
+        except QueueFull as full:
+            stats = self._broker.queue_stats(name)
+            held = stats.ready + stats.on_loan
+            reason = full.reason
+            if held and not others:
+                reason = f"Channel {metadata.header_name(name).decode()} is at the high-level mark with {held} messages"
+            raise Problem(507, "channel-full", reason, retry_after=RETRY_AFTER, said={"channel": name}) from full
+        return _accepted(name, published, others)
+
+    async def publish_to_topic(self, call: Call) -> Answer:
+        """``POST /topics/T``: 202 with the message's id in every channel that has it; full ones are left out.
+
+        The four numbers are those of each subscription, so the request's are not even read. Without a subscription
+        Linger looks at nothing: what could be no message is 202 too, and reaches nobody. With ``strict`` a channel
+        that is full is 507, and nobody gets it.
+        """
+        destination = topic(call.match.topic)
+        if _media(call) == cloudevents.STRUCTURED and call.parameters.text("msg") is None:
+            message = call.wished(self._event(call), self._broker.now(), own_wishes=False)
+        else:
+            content = call.content()
+            message = call.message(content, self._broker.now(), own_wishes=False)
+            try:
+                call.accept(content)
+            except (Problem, MessageTooLarge):
+                if self._broker.bound(destination):
+                    raise
+                return json(202, {})
+        full = self._broker.full(destination, message)
+        if full and call.parameters.flag("strict"):
+            reason = f"Full: {', '.join(full)}"
+            raise Problem(507, "channel-full", reason, retry_after=RETRY_AFTER, said={"channels": full})
+        others = self._others(call)
+        if others:
+            published = await self._told(call, self._broker.publish_to([destination, *others], message))
+        else:
+            published = await self._told(call, self._broker.publish(destination, message))
+        fields = _duplicate(published)
+        if full and not published.duplicate:
+            fields.append((b"X-Linger-Skipped", b",".join(map(metadata.header_name, full))))
+        answer = json(202, published.deliveries)
+        return msgspec.structs.replace(answer, fields=answer.fields + fields)
+
+    async def batch(self, call: Call) -> Answer:
+        """``POST /channels/C/messages``: several messages, all of them or none."""
+        if call.overflowed:
+            raise Problem(413, "too-large", f"The body has {call.received} bytes, more than is read here.")
+        name, media, body = call.match.channel, _media(call), call.body
+        if len(body) > _AT_ONCE:
+            said = await deferToThread(_parsed, media, body)
+        else:
+            said = _parsed(media, body)
+        if not said:
+            raise Problem(400, "empty-message", "There is no message in the batch.")
+        if len(said) > MAX_BATCH:
+            raise Problem(413, "too-large", f"{len(said)} messages, at most {MAX_BATCH} are allowed.")
+        now = self._broker.now()
+        transaction = self._broker.begin()
+        for number, one in enumerate(said):
+            if not one.body or len(one.body) > call.limits.size:
+                transaction.abort()
+                raise _bad_line(number, one, call.limits.size)
+            try:
+                message = call.wished(one, now, own_wishes=True)
+                key = "" if call.header("idempotency-key") is None else f"{message.key} {number}"
+                transaction.publish(queue(name), msgspec.structs.replace(message, key=key or message.key))
+            except BrokerError:
+                transaction.abort()
+                raise
+        await transaction.commit()
+        outcomes = transaction.published
+        ids = [next(iter(outcome.deliveries.values()), 0) for outcome in outcomes]
+        answer = json(202, {"ids": ids})
+        duplicates = [str(number).encode() for number, outcome in enumerate(outcomes) if outcome.duplicate]
+        fields = [(b"X-Linger-Duplicate", b",".join(duplicates))] if duplicates else []
+        return msgspec.structs.replace(answer, fields=answer.fields + fields)
+
+    # -- parts
+
+    async def _told(self, call: Call, published: Deferred[Published]) -> Published:
+        return await call.told(published, self._broker.withdraw)
+
+    def _event(self, call: Call) -> Message:
+        """The body as a structured event, with the request's wishes."""
+        if call.overflowed:
+            raise MessageTooLarge(f"The event has {call.received} bytes, more than is allowed.")
+        try:
+            event = msgspec.json.decode(call.body)
+        except (ValueError, RecursionError) as error:
+            raise Problem(400, "bad-parameter", f"The event is not JSON: {error}") from None
+        message = cloudevents.message_of(event)
+        call.accept(Content(message.body, message.content_type or "", len(message.body)))
+        return call.wished(message, self._broker.now(), own_wishes=True)
+
+    def _others(self, call: Call) -> list[Destination]:
+        """Where else the message is to go: ``to=topic:news,queue:audit``; `NotAllowed`, `BadValue`."""
+        said = call.parameters.text("to")
+        if said is None:
+            return []
+        others = [source_of(one) for one in said.split(",")]
+        if len(others) > MAX_COPIES:
+            raise BadValue(f"Invalid to: {len(others)} destinations, at most {MAX_COPIES} are allowed.")
+        for one in others:
+            call.access.publish(one)
+        return others
+
+
+def source_of(text: str) -> Destination:
+    """A destination as ``queue:orders`` or ``topic:news``; `BadValue`, `BadName`."""
+    kind, colon, name = text.strip().partition(":")
+    if not colon or kind not in ("queue", "topic", "channel"):
+        raise BadValue(f"Invalid destination {text[:80]!r}: queue:NAME or topic:NAME.")
+    return topic(name) if kind == "topic" else queue(name)
+
+
+def _media(call: Call) -> str:
+    return (metadata.content_type(call.headers) or "").partition(";")[0].strip().lower()
+
+
+def _parsed(media: str, body: bytes) -> list[Message]:
+    """The messages of a batch. For any thread."""
+    try:
+        if media == cloudevents.BATCH:
+            return [cloudevents.message_of(event) for event in _list(msgspec.json.decode(body))]
+        if media in (NDJSON, "application/jsonl", "application/x-jsonlines"):
+            lines = [line for line in body.splitlines() if line.strip()]
+            return [Message(body=msgspec.json.format(line, indent=0), content_type=JSON) for line in lines]
+        if media == JSON:
+            raws = msgspec.json.decode(body, type=list[msgspec.Raw])
+            return [Message(body=bytes(raw), content_type=JSON) for raw in raws]
+    except BrokerError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise Problem(400, "bad-parameter", f"The batch is not what its type says: {error}") from None
+    known = f"{JSON} (an array), {NDJSON}, {cloudevents.BATCH}"
+    raise Problem(415, "unsupported-type", f"A batch is one of {known}.")
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise BadValue("a batch of events is a JSON array")
+    return value
+
+
+def _bad_line(number: int, message: Message, most: int) -> Problem:
+    said = {"errors": [{"detail": "empty, or too long", "pointer": f"/{number}"}]}
+    if not message.body:
+        return Problem(400, "empty-message", f"Message {number} is empty.", said=said)
+    return Problem(413, "too-large", f"Message {number} has {len(message.body)} bytes, at most {most}.", said=said)
+
+
+def _duplicate(published: Published) -> metadata.Fields:
+    return [(b"X-Linger-Duplicate", b"1")] if published.duplicate else []
+
+
+def _accepted(name: str, published: Published, others: list[Destination]) -> Answer:
+    """202 with the id in the channel; of an alias, or of several destinations, with all ids beside the first.
+
+    0: it is in no channel; the queue was deleted meanwhile, or drops what comes when it is full.
+    """
+    ids = published.deliveries
+    said: dict[str, Any] = {"id": ids.get(name, next(iter(ids.values()), 0))}
+    if others or (ids and set(ids) != {name}):
+        said["ids"] = ids
+    answer = json(202, said)
+    fields = _duplicate(published)
+    if published.skipped and not published.duplicate:
+        fields.append((b"X-Linger-Skipped", b",".join(map(metadata.header_name, published.skipped))))
+    return msgspec.structs.replace(answer, fields=answer.fields + fields)
