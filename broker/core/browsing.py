@@ -17,10 +17,9 @@ from twisted.internet.task import deferLater
 
 from broker.core.clock import due_of
 from broker.core.delivery import Delivery
-from broker.core.destination import Destination, Kind
+from broker.core.destination import Destination, Kind, named
 from broker.core.directory import Directory
 from broker.core.message import Message, unpack
-from broker.core.publishing import named
 from broker.core.queue import Queue
 from broker.core.reader import UNLOADED, Lane, Reader
 from broker.core.store import IStore

@@ -16,10 +16,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from broker.core.destination import named
 from broker.core.directory import Directory
 from broker.core.journal import Journal, Unit
 from broker.core.message import Message, unpack
-from broker.core.publishing import SLOT_SECONDS, Publishing, named
+from broker.core.publishing import SLOT_SECONDS, Publishing
 from broker.core.reader import Reader
 from broker.core.store import IStore
 from broker.errors import BrokerError

@@ -35,6 +35,12 @@ class Destination(msgspec.Struct, frozen=True, array_like=True):
         return f"/{self.kind.value}/{self.name}"
 
 
+def named(text: str) -> Destination:
+    """The destination that `str` makes of it: ``/queue/orders``."""
+    _, kind, name = text.split("/", 2)
+    return Destination(Kind(kind), name)
+
+
 def check_name(name: str) -> str:
     """Return `name`, or raise `BadName` if it is not 1-250 bytes of UTF-8 without control characters."""
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-import attrs
 import msgspec
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -13,7 +12,7 @@ from twisted.python.failure import Failure
 
 from broker.core.binding import Binding
 from broker.core.conditions import Subject
-from broker.core.destination import Destination, Kind
+from broker.core.destination import Destination, Kind, named
 from broker.core.directory import Directory
 from broker.core.journal import Append, Journal, Unit
 from broker.core.keys import Keys
@@ -22,9 +21,9 @@ from broker.core.patterns import is_pattern
 from broker.core.policy import Policy, TopicPolicy
 from broker.core.queue import Queue
 from broker.core.reader import Lane, Reader
-from broker.core.route import Published, Route
+from broker.core.route import Published, Route, Transacted, together
 from broker.core.stats import BrokerStats
-from broker.core.store import Inventory
+from broker.core.store import Inventory, PublishKey
 from broker.core.topic import Listeners
 from broker.core.waiting import Waiting
 from broker.errors import BadName, MessageTooLarge, QueueFull, Stopping
@@ -68,15 +67,15 @@ class Publishing:
     def restore(self, inventory: Inventory) -> None:
         """Remember what was published before the restart."""
         self.stamp = inventory.last_stamp
-        lanes = {lane.id: lane for log in self._directory.logs.values() for lane in log.lanes.values()}
+        lanes = {lane.id: lane.destination for log in self._directory.logs.values() for lane in log.lanes.values()}
         for key in inventory.keys:
-            lane = lanes.get(key.lane)
-            if lane is not None:
-                destination, said = lane.destination, key.key
-                if destination.kind is Kind.SLOT:
+            at = lanes.get(key.lane)
+            if at is not None:
+                destination, said = at, key.key
+                if at.kind is Kind.SLOT:
                     target, _, said = said.partition("\n")
                     destination = named(target)
-                self.keys.remember(destination, said, key.until, partial(_again, destination, lane, key.seq))
+                self.keys.remember(destination, said, key.until, partial(self._again, destination, at, key))
 
     # -- one message
 
@@ -321,6 +320,18 @@ class Publishing:
         self.keys.expire(now)
         return self.keys.seen(destination, message.key, now)
 
+    def _again(self, destination: Destination, at: Destination, key: PublishKey) -> Published:
+        """What the publisher of a message in the log of `at` was told, before the restart."""
+        log = self._directory.find_log(at)
+        lane = next((lane for lane in log.lanes.values() if lane.id == key.lane), None) if log is not None else None
+        if lane is None:
+            return Published("")
+        message_id = lane.message_id(key.seq)
+        if at.kind is Kind.SLOT:
+            return Published(message_id, {destination.name: lane.readers[0].delivery_id(key.seq)})
+        readers = [reader for reader in lane.readers if reader.terms.reads(key.seq)]
+        return Published(message_id, {reader.queue.name: reader.delivery_id(key.seq) for reader in readers})
+
     def _remember_until(self, route: Route) -> int:
         """Until when its key is remembered (us); 0 = it has none that matters."""
         window = self._policy(route.destination).dedup_window if route.message.key else 0
@@ -344,9 +355,9 @@ class Publishing:
         appends = published.appends
         if not appends and not published.settles:
             published.ended(True)
-            return succeed(_together(published.told([])))
+            return succeed(together(published.told([])))
         unit = Unit(appends, message.size * len(appends), settles=published.settles, ended=published.ended)
-        return self._journal.append(unit).addCallback(lambda numbers: _together(published.told(numbers)))
+        return self._journal.append(unit).addCallback(lambda numbers: together(published.told(numbers)))
 
     def transacted(self, publishes: list[tuple[Destination, Message]]) -> Transacted:
         """The publishes of a transaction, ready for its unit; raises what a publish raises, and nothing is changed."""
@@ -361,7 +372,7 @@ class Publishing:
             for route in routes:
                 self.ended(route, False)
             raise
-        return Transacted(self, routes)
+        return Transacted(routes, self.ended, self.told)
 
     def _aimed(self, publishes: list[tuple[Destination, Message]]) -> list[tuple[Destination, Message]]:
         """The same, with what aliases stand for in their place."""
@@ -394,61 +405,6 @@ class Publishing:
     def _retained(self, destination: Destination) -> bool:
         policy = self._policy(destination)
         return bool(policy.retain or policy.retain_bytes)
-
-
-@attrs.define(eq=False)
-class Transacted:
-    """What a transaction publishes: each message with its place, if it has one."""
-
-    of: Publishing
-    routes: list[Route]
-
-    @property
-    def appends(self) -> list[Append]:
-        """Those that are stored."""
-        return [route.append for route in self.routes if route.append is not None]
-
-    @property
-    def settles(self) -> list[tuple[Reader, int]]:
-        """What goes to make room for them."""
-        return [settled for route in self.routes for settled in route.settles]
-
-    def ended(self, committed: bool) -> None:
-        """The transaction has an outcome."""
-        for route in self.routes:
-            self.of.ended(route, committed)
-
-    def told(self, numbers: list[int]) -> list[Published]:
-        """It is on disk."""
-        following = iter(numbers)
-        return [
-            route.first or self.of.told(route, next(following) if route.append is not None else -1)
-            for route in self.routes
-        ]
-
-
-def named(text: str) -> Destination:
-    """The destination that `str` makes of it: ``/queue/orders``."""
-    _, kind, name = text.split("/", 2)
-    return Destination(Kind(kind), name)
-
-
-def _together(outcomes: list[Published]) -> Published:
-    """What became of one message that was published to several destinations, under the first one's id."""
-    return Published(
-        outcomes[0].message_id if outcomes else "",
-        {queue: id for outcome in outcomes for queue, id in outcome.deliveries.items()},
-        [queue for outcome in outcomes for queue in outcome.skipped],
-        bool(outcomes) and all(outcome.duplicate for outcome in outcomes),
-    )
-
-
-def _again(destination: Destination, lane: Lane, seq: int) -> Published:
-    """What the publisher of a message was told, before the restart."""
-    if lane.destination.kind is Kind.SLOT:
-        return Published(lane.message_id(seq), {destination.name: lane.readers[0].delivery_id(seq)})
-    got = {reader.queue.name: reader.delivery_id(seq) for reader in lane.readers if reader.terms.reads(seq)}
-    return Published(lane.message_id(seq), got)
 
 
 def _full(queue: Queue) -> QueueFull:

@@ -80,3 +80,45 @@ class Route:
             else:
                 queue.room.spare(victim)
             gone(queue)
+
+
+@attrs.define(eq=False)
+class Transacted:
+    """What a transaction publishes: each message with its place, if it has one."""
+
+    routes: list[Route]
+    _ended: Callable[[Route, bool], None]
+    _told: Callable[[Route, int], Published]
+
+    @property
+    def appends(self) -> list[Append]:
+        """Those that are stored."""
+        return [route.append for route in self.routes if route.append is not None]
+
+    @property
+    def settles(self) -> list[tuple[Reader, int]]:
+        """What goes to make room for them."""
+        return [settled for route in self.routes for settled in route.settles]
+
+    def ended(self, committed: bool) -> None:
+        """The transaction has an outcome."""
+        for route in self.routes:
+            self._ended(route, committed)
+
+    def told(self, numbers: list[int]) -> list[Published]:
+        """It is on disk."""
+        following = iter(numbers)
+        return [
+            route.first or self._told(route, next(following) if route.append is not None else -1)
+            for route in self.routes
+        ]
+
+
+def together(outcomes: list[Published]) -> Published:
+    """What became of one message that was published to several destinations, under the first one's id."""
+    return Published(
+        outcomes[0].message_id if outcomes else "",
+        {queue: id for outcome in outcomes for queue, id in outcome.deliveries.items()},
+        [queue for outcome in outcomes for queue in outcome.skipped],
+        bool(outcomes) and all(outcome.duplicate for outcome in outcomes),
+    )

@@ -242,6 +242,18 @@ def test_many_come_to_rest_a_thousand_in_a_turn() -> None:
     assert (len(seen), awake(bench)) == (2_500, set())
 
 
+def test_who_publishes_again_after_a_restart_and_a_rest_is_told_the_same() -> None:
+    bench = Bench(policy=Policy(dedup_window=3_600_000))
+    first = result(bench.broker.publish(queue("q"), text("a", key="k")))
+    assert bench.body("q")
+    put(bench, "q", "b")
+    for wait in (0, LONG):
+        bench.boot()
+        bench.turn(wait)
+        again = result(bench.broker.publish(queue("q"), text("a", key="k")))
+        assert (again.message_id, again.deliveries, again.duplicate) == (first.message_id, first.deliveries, True)
+
+
 def test_a_queue_that_wakes_twice_is_one_queue() -> None:
     bench = Bench()
     put(bench, "q", "a")
