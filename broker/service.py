@@ -49,6 +49,7 @@ from broker.memcache.server import MemcacheFactory
 from broker.memcache.status import ServerStatus
 from broker.options import Options
 from broker.reload import Reloading
+from broker.settings import Settings
 from broker.stomp.flavour import FLAVOURS
 from broker.stomp.server import StompFactory
 from broker.stomp.subscriptions import Terms
@@ -149,8 +150,10 @@ def build(
             lock = Lock(config.data)
             taken.callback(lock.release)
             store = SQLiteStore(config.data, sync=config.sync)
-        broker = Broker(store, reactor, policy=config.policies)
+        settings = Settings(f"{config.data}.settings" if lock is not None else None)
+        broker = Broker(store, reactor, policy=config.policies, configured=settings.load())
         result = BrokerService(broker, reactor, lock, users, hashing)
+        result.settings = settings
         result.memcache_status = ServerStatus(reactor, config.status_grace / 1000)
         broker.stats.fronts = result.front_stats
         for wish in wishes:
@@ -214,6 +217,7 @@ def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:
                 clock=of.reactor,
                 door=of.door,
                 reload=of.reloading.reload,
+                save=of.settings.save,
             )
             site.noisy = False
             return Front(wish.front, way, Connections(site), site.drain)
@@ -290,6 +294,8 @@ class BrokerService(service.Service):
         #: What twistd logs to, if it is not told otherwise; None: its own choice.
         self.log_observer: Callable[[], ILogObserver] | None = None
         self.reloading = Reloading(broker, users)
+        #: Where what is configured while it runs is kept.
+        self.settings = Settings()
         #: What all memcache clients may do at the moment.
         self.memcache_status = ServerStatus(reactor)
         self._lock = lock
@@ -301,6 +307,8 @@ class BrokerService(service.Service):
     def unready(self) -> str:
         """Why no messages are taken now; empty: they are."""
         if self.ready:
+            if self.broker.draining:
+                return "the broker drains: it takes no new messages"
             return f"the store does not commit: {self.broker.trouble}" if self.broker.trouble else ""
         return "the broker is starting" if self.running and not self.opening.called else "the broker is stopping"
 
