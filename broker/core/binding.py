@@ -68,8 +68,8 @@ class Terms:
     __slots__ = ("_policies", "_starts")
 
     def __init__(self) -> None:
-        self._starts: list[int] = []
-        self._policies: list[BindingPolicy | None] = []
+        self._starts: tuple[int, ...] = ()
+        self._policies: tuple[BindingPolicy | None, ...] = ()
 
     def begin(self, seq: int, policy: BindingPolicy) -> None:
         """From `seq` on these parameters hold."""
@@ -108,7 +108,6 @@ class Terms:
 
     def _change(self, seq: int, policy: BindingPolicy | None) -> None:
         if self._starts and self._starts[-1] == seq:
-            self._policies[-1] = policy
+            self._policies = (*self._policies[:-1], policy)
         else:
-            self._starts.append(seq)
-            self._policies.append(policy)
+            self._starts, self._policies = (*self._starts, seq), (*self._policies, policy)
