@@ -173,7 +173,7 @@ class SQLiteStore:
             while self._unfolded.records:
                 folding = await self._prepare(self._unfolded.upto())
                 await self._write_fold(folding)
-            await self._file.make_room(writing.finish, self._ledger, self._last)
+            await self._file.make_room(writing.finish, self._ledger, self._last, self._doubted)
             await self._file.finish_checkpoint("TRUNCATE")
             self._log.info("closed {path}", path=self.path)
         finally:

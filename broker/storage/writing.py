@@ -53,14 +53,28 @@ def write_group(
     """
     written = record.build(group, bases, before)
     directory = record.encode(written.directory)
+    if doubted:
+        forget(connection, cid)
     if folding is not None:
         write_fold(connection, folding, ledger, cid - 1)
     if written.rows:
         insert_batches(connection, written.rows)
-    if doubted:
-        connection.execute("DELETE FROM rec WHERE cid = ?", (cid,))
     connection.execute("INSERT INTO rec (cid, dir, data) VALUES (?, ?, ?)", (cid, directory, written.data))
     return written.directory, len(written.data), len(directory)
+
+
+def forget(connection: sqlite3.Connection, cid: int) -> None:
+    """Delete record `cid`, if it is there, and the batches that came with it: nobody was told of it."""
+    row = connection.execute("SELECT dir FROM rec WHERE cid = ?", (cid,)).fetchone()
+    if row is None:
+        return
+    for part in record.decode(row[0]).parts:
+        if part.offset < 0:
+            last = part.base + part.count - 1
+            connection.execute(
+                "DELETE FROM batch WHERE lane = ? AND base BETWEEN ? AND ?", (part.lane, part.base, last)
+            )
+    connection.execute("DELETE FROM rec WHERE cid = ?", (cid,))
 
 
 def write_fold(connection: sqlite3.Connection, folding: Folding, ledger: Ledger, last: int) -> None:
@@ -72,8 +86,13 @@ def write_fold(connection: sqlite3.Connection, folding: Folding, ledger: Ledger,
         write_checkpoint(connection, ledger, ledger.changes, last)
 
 
-def finish(connection: sqlite3.Connection, ledger: Ledger, last: int) -> None:
-    """Before a clean close: the tables say everything, and this start was a clean one."""
+def finish(connection: sqlite3.Connection, ledger: Ledger, last: int, doubted: bool = False) -> None:
+    """Before a clean close: the tables say everything, and this start was a clean one.
+
+    `doubted`: there may be a record after the last one, which nobody was told of.
+    """
+    if doubted:
+        forget(connection, last + 1)
     write_checkpoint(connection, ledger, ledger.changes or Changes(), last)
     connection.execute("UPDATE meta SET value = 0 WHERE key = 'unclean_starts'")
 

@@ -15,10 +15,11 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
-from broker.core.store import Committed, Failure, Group
+from broker.core.store import Committed, Expired, Failure, Group
 from broker.errors import StoreRefused, StoreUnavailable
+from broker.storage import reading, unfolded
 from broker.storage.file import WAL_BYTES
-from broker.storage.sqlite import SQLiteStore
+from broker.storage.sqlite import FOLD_PAUSE, IDLE, SQLiteStore
 from tests.storage.support import (
     FailingConnection,
     failing_connection,
@@ -82,6 +83,99 @@ def test_an_error_after_the_commit_was_done_is_found_out(
     connection.after = None
     assert result(store.commit(Group(parts={1: messages(3, 1)}))).bases == {1: 3}
     assert stored(store, 1) == dict(enumerate(messages(0, 4)))
+
+
+class Blind:
+    """The next `times` commits fail when they are done, and nobody can look whether they were."""
+
+    def __init__(self, connection: type[FailingConnection], monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+        self.left = times
+        self._connection = connection
+        self._find = reading.find
+        connection.after = sqlite3.OperationalError("disk I/O error")
+        monkeypatch.setattr(reading, "find", self.find)
+
+    def find(self, connection: sqlite3.Connection, cid: int) -> tuple[bytes, int] | None:
+        if not self.left:
+            return self._find(connection, cid)
+        self.left -= 1
+        if not self.left:
+            self._connection.after = None
+        raise sqlite3.OperationalError("disk I/O error")
+
+
+@pytest.mark.parametrize("size", [10, 20_000])
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_commit_that_nobody_saw_leaves_nothing(
+    store: SQLiteStore, connection: type[FailingConnection], monkeypatch: pytest.MonkeyPatch, size: int, closed: bool
+) -> None:
+    """It was told as failed, so that its numbers are given again, in its own lane and in others."""
+    result(store.commit(Group(definitions=queue_of(2))))
+    Blind(connection, monkeypatch, 2)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            result(
+                store.commit(Group(parts={1: messages(50, 9, size), 2: messages(59, 9, size)}, settled={1: [(0, 1)]}))
+            )
+    if closed:
+        result(store.close())
+        assert [(lane.id, lane.next) for lane in result(store.open()).lanes] == [(1, 2), (2, 0)]
+    for number, lane in enumerate((1, 2, 1)):
+        result(store.commit(Group(parts={lane: messages(100 + number, 1, size)})))
+    for _ in range(2):
+        assert list(stored(store, 1).values()) == [*messages(0, 2), *messages(100, 1, size), *messages(102, 1, size)]
+        assert list(stored(store, 2).values()) == messages(101, 1, size)
+        result(store.close())
+        assert result(store.open()).readers[0].cursor == 0
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_fold_that_nobody_saw_is_seen_in_the_end(
+    store: SQLiteStore,
+    connection: type[FailingConnection],
+    monkeypatch: pytest.MonkeyPatch,
+    times: int,
+    alone: bool,
+) -> None:
+    """The index of the records is behind the file: everything is found all the same, and folds go on."""
+    monkeypatch.setattr(unfolded, "FOLD_RECORDS", 5)
+    number = 2
+    while store._fold is None:
+        result(store.commit(Group(parts={1: messages(number, 2, 500)}, settled={1: [(number - 2, number - 1)]})))
+        number += 2
+    assert len(store._unfolded.records) == 5
+    Blind(connection, monkeypatch, times)
+    if alone:
+        store._reactor.advance(IDLE)
+    while connection.after is not None:
+        try:
+            result(store.commit(Group(parts={1: messages(number, 1, 500)})))
+            number += 1
+        except StoreUnavailable:
+            pass
+    assert writer(store).execute("SELECT count(*) FROM rec WHERE cid <= 5").fetchone() == (0,)
+
+    def look() -> None:
+        found = stored(store, 1)
+        assert found == {seq: messages(seq, 1, 500 if seq > 1 else 10)[0] for seq in found}
+        assert set(range(1, number, 2)) | set(range(number - 2, number)) <= found.keys()
+        for seq in found:
+            assert result(store.seek(1, 1000 + seq)) == seq
+            assert result(store.expired(1, seq, 5, 1 << 20)) == Expired([], number, 0, 1000 + seq)
+        after = [len(batch.data) for batch in result(store.read(1, result(store.seek_bytes(1, 1200)), 1 << 20))]
+        assert sum(after) >= 1200
+
+    for _ in range(20):
+        look()
+        result(store.commit(Group(parts={1: messages(number, 1, 500)})))
+        number += 1
+        store._reactor.advance(FOLD_PAUSE)
+    assert len(store._unfolded.records) < 5
+    assert store._unfolded.records[0][0] == writer(store).execute("SELECT min(cid) FROM rec").fetchone()[0]
+    result(store.close())
+    result(store.open())
+    look()
 
 
 def test_a_connection_that_cannot_roll_back_is_replaced(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -93,6 +94,8 @@ class Stores(RuleBasedStateMachine):
         self.pending: list[Definition] = []
         #: What is retained, by lane.
         self.kept: dict[int, int] = {}
+        #: Groups that failed, and may be in the file until the next commit.
+        self.unseen: list[Group] = []
 
     def teardown(self) -> None:
         self.connection.before = self.connection.after = None
@@ -124,6 +127,7 @@ class Stores(RuleBasedStateMachine):
         self.keep(group, bases)
 
     def keep(self, group: Group, bases: dict[int, int]) -> None:
+        self.unseen.clear()
         self.kept.update(group.keep)
         for lane, messages in group.parts.items():
             self.said.setdefault(lane, {}).update(enumerate(messages, bases[lane]))
@@ -209,7 +213,7 @@ class Stores(RuleBasedStateMachine):
         group = self.group(data)
         group.definitions, group.last_stamp = self.pending, self.stamp
         error = sqlite3.OperationalError("database or disk is full")
-        if after and self.connection.commits:
+        if after and self.connection.commits and not self.sqlite._doubted:
             # The error comes when it is done: the store finds out.
             commits = self.connection.commits
             self.connection.after = error
@@ -231,6 +235,37 @@ class Stores(RuleBasedStateMachine):
             assert group == Group(last_stamp=group.last_stamp)
         finally:
             self.connection.before = None
+
+    @rule(data=st.data(), unseen=st.integers(1, 3), error=st.sampled_from(["before", "after"]))
+    def commit_is_not_seen(self, data: st.DataObject, unseen: int, error: str) -> None:
+        """A commit fails, perhaps when it was done, and nobody can look which."""
+        group = self.group(data)
+        group.definitions, group.last_stamp = self.pending, self.stamp
+        failure = sqlite3.OperationalError("disk I/O error")
+        find, left = reading.find, [unseen]
+
+        def blind(connection: sqlite3.Connection, cid: int) -> tuple[bytes, int] | None:
+            left[0] -= 1
+            if left[0] <= 0:
+                self.connection.before = self.connection.after = None
+            if left[0] < 0:
+                return find(connection, cid)
+            raise failure
+
+        setattr(self.connection, error, failure)
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(reading, "find", blind)
+                bases = result(self.sqlite.commit(group)).bases
+        except StoreUnavailable:
+            event("a commit was not seen")
+            self.unseen.append(group)
+        else:
+            assert result(self.memory.commit(group)).bases == bases
+            self.pending = []
+            self.keep(group, bases)
+        finally:
+            self.connection.before = self.connection.after = None
 
     @rule()
     def idle(self) -> None:
@@ -294,6 +329,7 @@ class Stores(RuleBasedStateMachine):
         for suffix in ("", "-wal"):
             if (source := Path(f"{self.path}{suffix}")).exists():
                 shutil.copy(source, f"{path}{suffix}")
+        self.see(path)
         result(self.sqlite.close())
         self.path = path
         self.look_at_the_file()
@@ -302,10 +338,27 @@ class Stores(RuleBasedStateMachine):
     @rule()
     def close(self) -> None:
         result(self.sqlite.close())
+        self.unseen.clear()
         assert not Path(f"{self.path}-wal").exists()
         result(self.memory.close())
         self.look_at_the_file()
         self.restart()
+
+    def see(self, path: Path) -> None:
+        """What failed without being seen may have happened: a start after a crash finds it."""
+        with closing(sqlite3.connect(path)) as connection:
+            found = connection.execute("SELECT dir FROM rec WHERE cid = ?", (self.sqlite._last + 1,)).fetchone()
+        for group in reversed(self.unseen if found else []):
+            bases = self.sqlite._ledger.allot(group)
+            if record.encode(record.build(group, bases, self.sqlite._ledger.before(group)).directory) == found[0]:
+                event("a crash with a commit that was not seen, and was done")
+                if group.definitions:
+                    self.pending = []
+                assert result(self.memory.commit(group)).bases == bases
+                self.keep(group, bases)
+                return
+        assert found is None
+        self.unseen.clear()
 
     def look_at_the_file(self) -> None:
         """It is whole, and a dump of it loaded elsewhere has the same dump."""
