@@ -52,6 +52,8 @@ class StompListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     flavour: Literal["default", "rabbitmq", "activemq", "coilmq"] = "default"
     #: Whether an ACK of 1.2 may name its message as in 1.1.
     lenient_ack: bool = False
+    #: Whether MESSAGE says which user sent it (``JMSXUserID``).
+    user_id: bool = False
 
 
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,7 +67,8 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     status_grace: Annotated[int, msgspec.Meta(ge=0)] = 0
     #: Where STOMP clients connect. If it is not said: port 61613 on 127.0.0.1, if that is free. An entry may be a
     #: table, ``{ listen = "0.0.0.0:61614", flavour = "rabbitmq" }``: whose clients it is at home to. With
-    #: ``lenient_ack = true`` there an ACK of STOMP 1.2 may name its message as in 1.1.
+    #: ``lenient_ack = true`` there an ACK of STOMP 1.2 may name its message as in 1.1; with ``user_id = true``
+    #: MESSAGE says which user sent it.
     stomp: list[Where | StompListener] | None = None
     #: Where HTTP clients connect. If it is not said: port 8989 on 127.0.0.1, if that is free.
     http: list[Where] | None = None

@@ -52,7 +52,7 @@ from broker.reload import Reloading
 from broker.settings import Settings
 from broker.stomp.flavour import FLAVOURS
 from broker.stomp.server import StompFactory
-from broker.stomp.subscriptions import Terms
+from broker.stomp.wishes import Terms
 from broker.storage.memory import MemoryStore
 from broker.storage.sqlite import SQLiteStore
 
@@ -204,7 +204,7 @@ def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:
             return Front(wish.front, way, Connections(memcache), lambda: Deferred.fromCoroutine(memcache.close()))
         case "stomp":
             said = wish.said if isinstance(wish.said, StompListener) else StompListener(0)
-            terms = Terms(flavour=FLAVOURS[said.flavour], lenient_ack=said.lenient_ack)
+            terms = Terms(flavour=FLAVOURS[said.flavour], lenient_ack=said.lenient_ack, user_id=said.user_id)
             stomp = StompFactory(of.broker, max_message_size=size, clock=of.reactor, door=of.door, terms=terms)
             return Front(wish.front, way, Connections(stomp), stomp.shut_down)
         case _:

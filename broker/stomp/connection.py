@@ -213,9 +213,10 @@ class StompProtocol(Protocol):
 
     def _connect(self, frame: Frame) -> None:
         agreed, headers, door = agree(frame, self.name), frame.headers, self._factory.door
+        client = headers.get("client-id", "")
         login, passcode = headers.get("login", ""), headers.get("passcode", "")
         if door.open or not (login or passcode):
-            self._enter(door.anonymous, agreed)
+            self._enter(door.anonymous, agreed, client)
             return
         entering = door.password(login, passcode, host_of(self.transport.getPeer()))
         if not entering.called:  # its hash is computed elsewhere; what the client says meanwhile waits
@@ -225,10 +226,10 @@ class StompProtocol(Protocol):
             assert failure.value is not None
             self._refuse(failure.value, Frame(frame.command, headers))
 
-        _ = entering.addCallback(self._enter, agreed).addErrback(refused)
+        _ = entering.addCallback(self._enter, agreed, client).addErrback(refused)
         _ = entering.addCallback(lambda _: self._outbox.free("login"))
 
-    def _enter(self, access: Access | None, agreed: Agreed) -> None:
+    def _enter(self, access: Access | None, agreed: Agreed, client: str) -> None:
         """The client is who it says it is, or (None) is not."""
         if self._state is not _State.CONNECTING:
             return  # it is gone, or we stop
@@ -249,6 +250,7 @@ class StompProtocol(Protocol):
             factory.terms,
             self.name,
             lambda refused: self._refuse(refused, Frame("")),
+            client,
         )
         self._outbox.reply(self._encoded(agreed.reply))
         self._heartbeat = Heartbeat(

@@ -7,13 +7,24 @@ settle a new loan of the same message.
 from __future__ import annotations
 
 import enum
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred
 
 from broker.core.consumers import Subscription
 from broker.core.delivery import Delivery
+from broker.core.destination import Destination
+from broker.core.message import Message
 from broker.stomp.destinations import Target
 from broker.stomp.dialect import Dialect
-from broker.stomp.flavour import DEFAULT, Flavour
 from broker.stomp.wire import encode_headers, message_head
+
+if TYPE_CHECKING:
+    from broker.stomp.wishes import Terms, Wish
+
+
+#: A header that names the session that sent a message, where that session must not get it back.
+SENDER = "no-local"
 
 
 class AckMode(enum.Enum):
@@ -30,46 +41,69 @@ class AckMode(enum.Enum):
 class Consumer:
     """A subscription as STOMP knows it."""
 
-    def __init__(
-        self,
-        id: str | None,
-        mode: AckMode,
-        targets: tuple[Target, ...],
-        prefetch: int,
-        dialect: Dialect,
-        flavour: Flavour = DEFAULT,
-        *,
-        by_message: bool = False,
-    ) -> None:
+    def __init__(self, id: str | None, wish: Wish, targets: tuple[Target, ...], dialect: Dialect, terms: Terms) -> None:
         self.id = id
-        self.mode = mode
+        self.wish = wish
+        self.mode = wish.mode
         #: What it reads, and the core's subscriptions to that.
         self.targets = targets
         self.subscriptions: list[Subscription] = []
-        #: Of each of them.
-        self.prefetch = prefetch
-        #: What the client must settle, in order of delivery.
+        #: A queue that is there for it alone, and goes with it.
+        self.private: Destination | None = None
+        #: Why nothing is delivered to it; empty: it is.
+        self.holds: set[str] = set()
+        #: Whether it is looked at each message before it is delivered: a queue's other consumers do not miss what a
+        #: topic's subscriber does not want.
+        self.filters = False
+        #: Of a browser: fires when nobody holds it any more, or it is closed.
+        self.freed: Deferred[None] | None = None
+        self.closed = False
+        #: What the client must settle, in order of delivery, and the bytes of that.
         self.unsettled: dict[int, Delivery] = {}
-        #: Where the client may name messages, not deliveries (1.0, 1.1, `by_message`): message id -> number.
-        self._numbers: dict[str, int] | None = {} if by_message or not dialect.names_acks else None
+        self._bytes = 0
+        #: Where the client may name messages, not deliveries (1.0, 1.1, lenient): message id -> number.
+        self._numbers: dict[str, int] | None = {} if terms.lenient_ack or not dialect.names_acks else None
         start = {} if id is None else {"subscription": id}
         self._head = message_head(start, dialect)
-        self._first = b"redelivered:false\n" if flavour.says_false else b""
+        self._first = b"redelivered:false\n" if terms.flavour.says_false else b""
         self._ack: bytes | None = None
-        if dialect.names_acks and mode is not AckMode.AUTO:
+        if dialect.names_acks and self.mode is not AckMode.AUTO:
             self._ack = encode_headers({"ack": id or ""}, dialect)[:-1]
+
+    def wake(self) -> None:
+        """A browser may go on."""
+        if self.freed is not None:
+            freed, self.freed = self.freed, None
+            freed.callback(None)
+
+    def wants(self, message: Message, session: str) -> bool:
+        """True unless its selector is not true of the message, or its own session has sent it."""
+        wish = self.wish
+        if wish.no_local and message.headers.get(SENDER) == session:
+            return False
+        return wish.selector is None or wish.selector.accepts(message)
+
+    @property
+    def choked(self) -> bool:
+        """True if as many bytes are unsettled as it takes."""
+        return bool(self.wish.window) and self._bytes >= self.wish.window
 
     def lend(self, number: int, delivery: Delivery) -> bytes:
         """Put `delivery` on loan as `number`; the head of its MESSAGE."""
         if self.mode is not AckMode.AUTO:
-            if len(self.unsettled) >= 2 * self.prefetch * len(self.targets):
+            if len(self.unsettled) >= 2 * self.wish.prefetch * len(self.targets):
                 self._drop_stale()
             self.unsettled[number] = delivery
+            self._bytes += delivery.message.size
             if self._numbers is not None:
                 self._numbers[delivery.message_id] = number
-        again = b"redelivered:true\n" if delivery.redelivered else self._first
         ack = b"" if self._ack is None else b"%b.%d\n" % (self._ack, number)
-        count = b"delivery-count:%d\n" % (delivery.attempts + 1) if delivery.attempts else b""
+        return self.head(ack, redelivered=delivery.redelivered, attempts=delivery.attempts)
+
+    def head(self, ack: bytes = b"", *, redelivered: bool = False, attempts: int = 0) -> bytes:
+        """The part of a MESSAGE that is for this consumer alone."""
+        again = b"redelivered:true\n" if redelivered else self._first
+        count = b"delivery-count:%d\n" % (attempts + 1) if attempts else b""
         return b"%b%b%b%b" % (self._head, ack, again, count)
 
     def number_of(self, message_id: str) -> int | None:
@@ -81,7 +115,7 @@ class Consumer:
         if number not in self.unsettled:
             return {}
         if alone or self.mode is AckMode.INDIVIDUAL:
-            return {number: self.unsettled.pop(number)}
+            return self._out({number: self.unsettled.pop(number)})
         return self.take_until(number)
 
     def take_until(self, number: int) -> dict[int, Delivery]:
@@ -93,11 +127,16 @@ class Consumer:
             taken[one] = delivery
         for one in taken:
             del self.unsettled[one]
+        return self._out(taken)
+
+    def _out(self, taken: dict[int, Delivery]) -> dict[int, Delivery]:
+        self._bytes -= sum(delivery.message.size for delivery in taken.values())
         return taken
 
     def put_back(self, taken: dict[int, Delivery]) -> None:
         """Have them unsettled again, in order of delivery."""
         self.unsettled = dict(sorted({**self.unsettled, **taken}.items()))
+        self._bytes += sum(delivery.message.size for delivery in taken.values())
 
     def forget(self, settled: dict[int, Delivery]) -> None:
         """They are settled: their message ids name nothing any more."""
@@ -111,4 +150,4 @@ class Consumer:
         stale = {number: delivery for number, delivery in self.unsettled.items() if not delivery.on_loan}
         for number in stale:
             del self.unsettled[number]
-        self.forget(stale)
+        self.forget(self._out(stale))

@@ -1,4 +1,8 @@
-"""STOMP's destination strings, and what they mean here."""
+"""STOMP's destination strings, and what they mean here.
+
+Some mean something to one session only: its temporary queues and topics. Those live under names that nobody can guess,
+``temp-queue/START.SESSION.NAME``; the words after the slash are the *token* under which others may send there.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,24 @@ from urllib.parse import unquote
 
 import msgspec
 
-from broker.core.broker import Broker
 from broker.core.destination import Destination, Kind, queue, topic
 from broker.core.patterns import is_pattern, words_of
 from broker.errors import BadName
 from broker.stomp.errors import Refused
 
-#: What `prefix` gives the kinds that others may share.
 _PREFIXES = {"/queue/": Kind.QUEUE, "/topic/": Kind.TOPIC}
+#: What the names of temporary queues and topics begin with, after the kind.
+TEMPORARY = {"/temp-queue/": Kind.QUEUE, "/temp-topic/": Kind.TOPIC}
+#: Under which others may send there.
+EXPORTED = {
+    "/reply-queue/": Kind.QUEUE,
+    "/remote-temp-queue/": Kind.QUEUE,
+    "/remote-temp-topic/": Kind.TOPIC,
+}
 #: RabbitMQ's exchange behind its ``/topic/``; of any other exchange the name is the first words of a topic's.
 _TOPICS = "amq.topic"
+#: What the name of a durable subscription's queue begins with.
+DURABLE = "dsub/"
 
 
 class Form(enum.Enum):
@@ -26,6 +38,10 @@ class Form(enum.Enum):
     PLAIN = enum.auto()
     #: The same, if it is there.
     EXISTING = enum.auto()
+    #: A temporary one of this session.
+    TEMPORARY = enum.auto()
+    #: Somebody's temporary one: it may be sent to.
+    EXPORTED = enum.auto()
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -37,70 +53,114 @@ class Target(msgspec.Struct, frozen=True):
     form: Form = Form.PLAIN
 
 
-#: Prefixes other brokers give a meaning that this one does not have. Taking them for queues would lose messages.
-_RESERVED = (
-    "/temp-queue/",
-    "/temp-topic/",
-    "/reply-queue/",
-    "/remote-temp-queue/",
-    "/remote-temp-topic/",
-    "/dsub/",
-    "/advisory/",
-)
+class Names(msgspec.Struct, frozen=True):
+    """The destinations of one session, by name."""
+
+    #: What a name without a prefix is.
+    bare: Kind = Kind.QUEUE
+    #: What the tokens of its temporary destinations begin with.
+    owner: str = ""
+
+    def parse(self, text: str, *, reading: bool = False) -> tuple[Target, ...]:
+        """The destinations a frame names, each once; `reading`: it is a SUBSCRIBE, and topics may be patterns.
+
+        ``/queue/x`` is a queue, ``/topic/x`` a topic, ``/exchange/e/key`` topic ``e.key``. Several stand in a list with
+        commas; what has no prefix there is of its neighbour's kind. Raises `Refused` for an empty or illegal name, a
+        pattern to send to, and what has a meaning elsewhere and none here.
+        """
+        if "," not in text:
+            return (self._one(text, reading, self.bare),)
+        bare = self.bare
+        found: dict[Destination, Target] = {}
+        for part in text.split(","):
+            target = self._one(part.strip(" \t"), reading, bare)
+            if not target.text.startswith("/"):
+                target = Target(str(target.destination), target.destination)
+            found.setdefault(target.destination, target)
+            bare = target.destination.kind
+        return tuple(found.values())
+
+    def _one(self, text: str, reading: bool, bare: Kind) -> Target:
+        if not text.strip(" \t"):
+            raise Refused("Invalid destination", "the destination is empty")
+        try:
+            target = self._prefixed(text, reading) or Target(text, _named(bare, text))
+            name = target.destination.name
+            if target.destination.kind is Kind.TOPIC and is_pattern(name):
+                if not reading:
+                    raise Refused("Invalid destination", f"{text} is a pattern: it can be subscribed to, not sent to")
+                words_of(name)
+        except BadName as error:
+            raise Refused("Invalid destination", error.reason) from None
+        if target.form is Form.PLAIN and name.startswith(("temp-queue/", "temp-topic/")):
+            raise Refused("Invalid destination", f"{text}: temporary destinations have names of their own")
+        return target
+
+    def _prefixed(self, text: str, reading: bool) -> Target | None:
+        prefix, rest = _cut(text)
+        if prefix in _PREFIXES:
+            return Target(text, _named(_PREFIXES[prefix], rest))
+        if not rest and (prefix in TEMPORARY or prefix in EXPORTED):
+            raise BadName("the name is empty")
+        if prefix in TEMPORARY:
+            return Target(text, _temporary(TEMPORARY[prefix], f"{self.owner}.{rest}"), Form.TEMPORARY)
+        if prefix in EXPORTED:
+            return Target(text, _temporary(EXPORTED[prefix], rest), Form.EXPORTED)
+        if prefix == "/exchange/":
+            return Target(text, _bound(rest, reading))
+        if prefix == "/dsub/":
+            return Target(text, queue(DURABLE + rest), Form.EXISTING)
+        if text.startswith("/amq/queue/"):
+            return Target(text, queue(unquote(text.removeprefix("/amq/queue/"))), Form.EXISTING)
+        if prefix == "/advisory/":
+            raise Refused("Invalid destination", f"{text}: destinations of this kind are not supported")
+        return None
+
+    # -- temporary ones
+
+    def exported(self, text: str) -> str:
+        """What a reply-to of this session says to others; any other text stays as it is."""
+        prefix, rest = _cut(text)
+        if prefix not in TEMPORARY:
+            return text
+        said = "/reply-queue/" if TEMPORARY[prefix] is Kind.QUEUE else "/remote-temp-topic/"
+        return f"{said}{self.owner}.{rest}"
+
+    def imported(self, text: str, replies: str = "/reply-queue/") -> str:
+        """What this session reads there: its own name, or somebody else's behind `replies`."""
+        prefix, rest = _cut(text)
+        if prefix not in EXPORTED:
+            return text
+        kind = EXPORTED[prefix]
+        if self.owner and rest.startswith(f"{self.owner}."):
+            return f"/temp-{kind.value}/{rest.removeprefix(f'{self.owner}.')}"
+        return f"{replies}{rest}" if kind is Kind.QUEUE else text
 
 
-def parse(text: str, *, reading: bool = False, default: Kind = Kind.QUEUE) -> tuple[Target, ...]:
-    """The destinations a frame names, each once; `reading`: it is a SUBSCRIBE, and topics may be patterns.
-
-    ``/queue/x`` is a queue, ``/topic/x`` a topic, ``/exchange/e/key`` topic ``e.key``, and what has no known prefix is
-    of the `default` kind. Several stand in a list with commas; what has no prefix there is of its neighbour's kind.
-    Raises `Refused` for an empty or illegal name, a pattern to send to, and what has a meaning elsewhere and none here.
-    """
-    if "," not in text:
-        return (_one(text, reading, default),)
-    found: dict[Destination, Target] = {}
-    for part in text.split(","):
-        target = _one(part.strip(" \t"), reading, default)
-        if not target.text.startswith("/"):
-            target = Target(str(target.destination), target.destination)
-        found.setdefault(target.destination, target)
-        default = target.destination.kind
-    return tuple(found.values())
+def short(name: str) -> str | None:
+    """What its owner calls the temporary destination of this name; None if it is none."""
+    if not name.startswith(("temp-queue/", "temp-topic/")):
+        return None
+    kind, _, token = name.partition("/")
+    return f"/{kind}/{token.split('.', 2)[-1]}"
 
 
-def must_be_there(target: Target, broker: Broker) -> None:
-    """Refuse what is not made by being used, if it is not there."""
-    if target.form is Form.EXISTING and not broker.exists(target.destination.name):
-        raise Refused("Destination not found", f"{target.text}: there is no queue {target.destination.name}")
+def _cut(text: str) -> tuple[str, str]:
+    """``/word/`` at the beginning, and what follows."""
+    if not text.startswith("/"):
+        return "", text
+    place = text.find("/", 1)
+    return text[: place + 1], text[place + 1 :]
 
 
-def _one(text: str, reading: bool, default: Kind) -> Target:
-    if not text.strip(" \t"):
-        raise Refused("Invalid destination", "the destination is empty")
-    try:
-        target = _prefixed(text, reading) or _bare(text, default)
-        name = target.destination.name
-        if target.destination.kind is Kind.TOPIC and is_pattern(name):
-            if not reading:
-                raise Refused("Invalid destination", f"{text} is a pattern: it can be subscribed to, and not sent to")
-            words_of(name)
-    except BadName as error:
-        raise Refused("Invalid destination", error.reason) from None
-    return target
+def _named(kind: Kind, name: str) -> Destination:
+    return queue(name) if kind is Kind.QUEUE else topic(name)
 
 
-def _prefixed(text: str, reading: bool) -> Target | None:
-    for prefix, kind in _PREFIXES.items():
-        if text.startswith(prefix):
-            name = text.removeprefix(prefix)
-            return Target(text, queue(name) if kind is Kind.QUEUE else topic(name))
-    if text.startswith("/exchange/"):
-        return Target(text, _bound(text.removeprefix("/exchange/"), reading))
-    if text.startswith("/amq/queue/"):
-        return Target(text, queue(unquote(text.removeprefix("/amq/queue/"))), Form.EXISTING)
-    if text.startswith(_RESERVED):
-        raise Refused("Invalid destination", f"{text}: destinations of this kind are not supported")
-    return None
+def _temporary(kind: Kind, token: str) -> Destination:
+    if kind is Kind.TOPIC and is_pattern(token):
+        raise BadName("a temporary topic is no pattern")
+    return _named(kind, f"temp-{kind.value}/{token}")
 
 
 def _bound(rest: str, reading: bool) -> Destination:
@@ -112,7 +172,3 @@ def _bound(rest: str, reading: bool) -> Destination:
     if reading and not key:
         words.append("#")
     return topic(".".join(words))
-
-
-def _bare(text: str, default: Kind) -> Target:
-    return Target(text, queue(text) if default is Kind.QUEUE else topic(text))

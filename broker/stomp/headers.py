@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from broker.stomp.errors import Refused
 
@@ -12,7 +13,7 @@ _number = re.compile(r"[0-9]{1,20}", re.ASCII)
 _integer = re.compile(r"-?[0-9]{1,10}", re.ASCII)
 
 
-def needed(headers: dict[str, str], name: str) -> str:
+def needed(headers: Mapping[str, str], name: str) -> str:
     """Header `name`, which must be there. Raises `Refused`."""
     value = headers.get(name)
     if value is None:
@@ -20,7 +21,12 @@ def needed(headers: dict[str, str], name: str) -> str:
     return value
 
 
-def number(headers: dict[str, str], name: str, limit: int) -> int | None:
+def flag(headers: Mapping[str, str], name: str) -> bool:
+    """True if header `name` says yes."""
+    return headers.get(name, "").lower() == "true"
+
+
+def number(headers: Mapping[str, str], name: str, limit: int) -> int | None:
     """Header `name` as a count from 0 to `limit`; None if it is not there. Raises `Refused`."""
     text = headers.get(name)
     if text is None:
@@ -31,7 +37,7 @@ def number(headers: dict[str, str], name: str, limit: int) -> int | None:
     return value
 
 
-def rank(headers: dict[str, str]) -> int:
+def rank(headers: Mapping[str, str]) -> int:
     """The priority of a subscription, the higher the earlier it is served; 0 if it says none. Raises `Refused`."""
     for name in ("activemq.priority", "x-priority"):
         text = headers.get(name)

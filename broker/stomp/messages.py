@@ -7,74 +7,98 @@ is 4 less the other, clamped to 0-9.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Protocol
 
-from broker.core.delivery import Delivery
 from broker.core.destination import Destination, Kind
 from broker.core.message import Message
-from broker.stomp.destinations import Target, parse
+from broker.stomp.consumer import SENDER
+from broker.stomp.destinations import Names, short
 from broker.stomp.dialect import Dialect
 from broker.stomp.errors import Refused
 from broker.stomp.flavour import DEFAULT, Flavour
 from broker.stomp.headers import number
 from broker.stomp.wire import message_tail
 
-#: Of the SEND frame itself, or written by the broker on MESSAGE: not the sender's to give.
+#: Of the SEND frame itself, or written by the broker: not the sender's to give.
 _RESERVED = frozenset(
-    {"destination", "message-id", "subscription", "ack", "redelivered", "delivery-count", "JMSXUserID"}
+    {"destination", "message-id", "subscription", "ack", "redelivered", "delivery-count", "browser", SENDER}
     | {"receipt", "transaction", "content-length"}
 )
-#: Headers that are fields of a message.
+#: What the broker says of the sender, if it is asked to.
+USER = "JMSXUserID"
+#: Headers that are fields of a message. Delays are how long, and until when.
 _DELAYS = ("AMQ_SCHEDULED_DELAY", "x-delay")
-_FIELDS = frozenset({"content-type", "priority", "expires", "expiration", "ttl", "memcache-flags", *_DELAYS})
+_TIME = "AMQ_SCHEDULED_TIME"
+_FIELDS = frozenset({"content-type", "priority", "expires", "expiration", "ttl", "memcache-flags", *_DELAYS, _TIME})
 #: Of the publish, not of the message: given back, it would make a receiver that sends the message on with all its
 #: headers repeat the key, and what it sends would not be stored.
 _KEY = "dedup-id"
 #: A field too, and kept: other brokers' receivers look at it.
 _GROUP = "JMSXGroupID"
-_NOT_KEPT = _RESERVED | _FIELDS | {_KEY}
-_SAY_MORE = _FIELDS | {_KEY, _GROUP}
+#: To ignore them would deliver once what is to come again and again.
+_REPEATS = ("AMQ_SCHEDULED_PERIOD", "AMQ_SCHEDULED_REPEAT", "AMQ_SCHEDULED_CRON")
+_NOT_KEPT = _RESERVED | _FIELDS | {_KEY, USER, *_REPEATS}
+_SAY_MORE = _FIELDS | {_KEY, _GROUP, *_REPEATS}
 
 _NORMAL = 4
 #: Milliseconds; as microseconds they fit 63 bits.
 _MAX_TIME = 2**53 - 1
 _MAX_FLAGS = 2**32 - 1
+#: RabbitMQ's words for why a message is dead.
+_DEATHS = {"max_attempts": "delivery_limit", "overflow": "maxlen"}
 
 
-def to_message(headers: dict[str, str], body: bytes, targets: Sequence[Target]) -> Message:
-    """What a SEND to `targets` says. ``expires`` is a moment; other times are durations (ms; 0 = none)."""
+def to_message(headers: dict[str, str], body: bytes, own: Mapping[str, str], now: int) -> Message:
+    """What a SEND says at a time (us). ``expires`` is a moment; other times are durations (ms; 0 = none).
+
+    `own` are headers that the broker writes, or writes otherwise than the sender.
+    """
     kept = {name: value for name, value in headers.items() if name not in _NOT_KEPT}
-    if len(targets) == 1 and targets[0].text != str(targets[0].destination):
-        kept["destination"] = targets[0].text
-    content_type = headers.get("content-type")
+    kept.update(own)
     if _SAY_MORE.isdisjoint(headers):
         return Message(body=body, headers=kept)
+    for name in _REPEATS:
+        if headers.get(name, "0").strip() not in ("0", ""):
+            raise Refused("Not supported", f"{name} is not supported on SEND")
     priority = number(headers, "priority", 2**31)
     lives = [number(headers, name, _MAX_TIME // 1000) for name in ("expiration", "ttl")]
     delays = [number(headers, name, _MAX_TIME // 1000) for name in _DELAYS]
+    delays.append((number(headers, _TIME, _MAX_TIME // 1000) or 0) - now // 1000)
     return Message(
         body=body,
         headers=kept,
-        content_type=content_type,
+        content_type=headers.get("content-type"),
         flags=number(headers, "memcache-flags", _MAX_FLAGS) or 0,
         priority=0 if priority is None else _NORMAL - min(priority, 9),
         expires=(number(headers, "expires", _MAX_TIME) or 0) * 1000,
         ttl=min((life for life in lives if life), default=0),
-        delay=max((delay for delay in delays if delay), default=0),
+        delay=max((delay for delay in delays if delay and delay > 0), default=0),
         group=headers.get(_GROUP, ""),
         key=headers.get(_KEY, ""),
     )
 
 
-def to_headers(delivery: Delivery, flavour: Flavour = DEFAULT) -> dict[str, str]:
-    """The headers of a MESSAGE that are the same for all its receivers.
+class Shown(Protocol):
+    """What a MESSAGE shows: a delivery, or what is looked at without taking it."""
+
+    @property
+    def message(self) -> Message: ...
+    @property
+    def message_id(self) -> str: ...
+    @property
+    def source(self) -> Destination: ...
+
+
+def to_headers(shown: Shown, names: Names = Names(), replies: str = "/reply-queue/") -> dict[str, str]:  # noqa: B008
+    """The headers of a MESSAGE that are the same for all its receivers, but those that `names` turns into a session's.
 
     A sender's own ``timestamp`` passes; otherwise it is the moment the broker accepted the message.
     """
-    message = delivery.message
+    message = shown.message
     headers = {
-        "destination": _literal(message, delivery.source, flavour),
-        "message-id": delivery.message_id,
+        "destination": _literal(message, shown.source, names),
+        "message-id": shown.message_id,
         "timestamp": message.headers.get("timestamp") or str(message.stamp // 1000),
         "priority": str(min(max(_NORMAL - message.priority, 0), 9)),
         "expires": str(message.expires // 1000),
@@ -85,18 +109,34 @@ def to_headers(delivery: Delivery, flavour: Flavour = DEFAULT) -> dict[str, str]
         headers["memcache-flags"] = str(message.flags)
     if message.group:
         headers[_GROUP] = message.group
+    if "reply-to" in message.headers:
+        headers["reply-to"] = names.imported(message.headers["reply-to"], replies)
+    if "dead-letter-reason" in message.headers:
+        headers.update(_in_rabbits_words(message.headers))
     for name, value in message.headers.items():
         if name not in _RESERVED:
             headers.setdefault(name, value)
     return headers
 
 
-def _literal(message: Message, source: Destination, flavour: Flavour) -> str:
+def _in_rabbits_words(headers: Mapping[str, str]) -> dict[str, str]:
+    reason = headers["dead-letter-reason"]
+    return {
+        "x-first-death-reason": _DEATHS.get(reason, reason),
+        "x-first-death-queue": headers.get("original-destination", "").removeprefix("/queue/"),
+        "x-first-death-exchange": "",
+    }
+
+
+def _literal(message: Message, source: Destination, names: Names) -> str:
     """Where it was sent, in the sender's own words if they mean that place here."""
+    text = short(source.name)
+    if text is not None:
+        return text
     text = message.headers.get("destination")
     if text is not None:
         with contextlib.suppress(Refused):
-            if [target.destination for target in parse(text, default=flavour.bare)] == [source]:
+            if [target.destination for target in names.parse(text)] == [source]:
                 return text
     return str(source)
 
@@ -115,22 +155,33 @@ class Tails:
         # The message is kept beside its tail, so that its id() stays its own.
         self._kept: dict[tuple[int, str], tuple[Message, bytes]] = {}
 
-    def of(self, delivery: Delivery, dialect: Dialect) -> bytes:
-        """The tail of `delivery` in `dialect`."""
-        message = delivery.message
-        if delivery.source.kind is Kind.QUEUE or len(message.body) > self.MAX_SIZE // 2:
-            return self._tail(delivery, dialect)
+    def of(self, shown: Shown, dialect: Dialect, names: Names) -> bytes:
+        """The tail of `shown` in `dialect`, for the session that has these `names`."""
+        message = shown.message
+        if (
+            shown.source.kind is Kind.QUEUE
+            or len(message.body) > self.MAX_SIZE // 2
+            or "reply-to" in message.headers  # it may be one of the session's own
+        ):
+            return self._tail(shown, dialect, names)
         key = id(message), dialect.version
         kept = self._kept.get(key)
         if kept is not None:
             return kept[1]
-        tail = self._tail(delivery, dialect)
+        tail = self._tail(shown, dialect, names)
         if len(tail) <= self.MAX_SIZE:
             if len(self._kept) >= self.MAX_KEPT:
                 del self._kept[next(iter(self._kept))]
             self._kept[key] = (message, tail)
         return tail
 
-    def _tail(self, delivery: Delivery, dialect: Dialect) -> bytes:
-        tail = message_tail(to_headers(delivery, self._flavour), delivery.message.body, dialect)
+    def _tail(self, shown: Shown, dialect: Dialect, names: Names) -> bytes:
+        headers = to_headers(shown, names, self._flavour.replies)
+        return self._ended(message_tail(headers, shown.message.body, dialect))
+
+    def last(self, headers: dict[str, str], dialect: Dialect) -> bytes:
+        """The tail of a MESSAGE that has no message: the last one of a browser."""
+        return self._ended(message_tail(headers, b"", dialect))
+
+    def _ended(self, tail: bytes) -> bytes:
         return tail + b"\n" if self._flavour.trailing_lf else tail

@@ -10,8 +10,9 @@ from broker.auth.door import Door
 from broker.core.broker import Broker
 from broker.stomp.connection import StompProtocol
 from broker.stomp.messages import Tails
-from broker.stomp.subscriptions import Terms
+from broker.stomp.temporary import forget_leftovers
 from broker.stomp.wire import Limits
+from broker.stomp.wishes import Terms
 
 #: Seconds in which CONNECT must come; RabbitMQ's.
 LOGIN_TIMEOUT = 10.0
@@ -49,6 +50,10 @@ class StompFactory(ServerFactory):
         self.tails = Tails(terms.flavour)
         self.connections: set[StompProtocol] = set()
         self._closed: Deferred[None] | None = None
+
+    def startFactory(self) -> None:
+        """A port is open."""
+        forget_leftovers(self.broker)
 
     def buildProtocol(self, addr: IAddress | None) -> StompProtocol:
         """A protocol for a new connection."""

@@ -11,23 +11,29 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from broker.auth.door import Access
+from broker.auth.door import ANYBODY, Access
 from broker.core.broker import Broker
+from broker.core.destination import Kind
 from broker.outbox import Outbox
-from broker.stomp import destinations
+from broker.stomp.consumer import SENDER
+from broker.stomp.delivering import Delivering
+from broker.stomp.destinations import TEMPORARY, Form, Names, Target
 from broker.stomp.dialect import Dialect
 from broker.stomp.errors import Refused
 from broker.stomp.headers import needed
-from broker.stomp.messages import Tails, to_message
+from broker.stomp.messages import USER, Tails, to_message
 from broker.stomp.settling import Settling
-from broker.stomp.subscriptions import Subscriptions, Terms
+from broker.stomp.subscriptions import Subscriptions
+from broker.stomp.temporary import Temporaries, start_of
 from broker.stomp.wire import Frame
+from broker.stomp.wishes import Terms
 
 
 class Session:
     """One client, from CONNECTED to the end of its connection.
 
-    `cancelled` is called when the broker ends a subscription by itself.
+    `cancelled` is called when the broker ends a subscription by itself. `client` is what it calls itself, the owner of
+    its durable subscriptions.
     """
 
     def __init__(
@@ -40,12 +46,27 @@ class Session:
         terms: Terms,
         name: str,
         cancelled: Callable[[Refused], None],
+        client: str = "",
     ) -> None:
         self._broker = broker
         self._access = access
-        self._flavour = terms.flavour
-        self._subscriptions = Subscriptions(broker, access, dialect, outbox, tails, terms, name, cancelled)
-        self._settling = Settling(broker, dialect, terms, self._subscriptions)
+        self._terms = terms
+        self._name = name
+        self._names = Names(terms.flavour.bare, f"{start_of(broker)}.{name}")
+        self._temporaries = Temporaries(broker, self._names)
+        self._delivering = Delivering(broker, outbox, tails, dialect, self._names, name, self.pause)
+        self._subscriptions = Subscriptions(
+            broker,
+            access,
+            dialect,
+            terms,
+            self._names,
+            client or access.user.name,
+            self._temporaries,
+            self._delivering,
+            cancelled,
+        )
+        self._settling = Settling(broker, dialect, terms, self._subscriptions, self._delivering)
         self._ended = False
 
     def obey(self, frame: Frame) -> tuple[Deferred[Any] | None, list[str]]:
@@ -64,9 +85,9 @@ class Session:
             case "NACK":
                 outcome = self._settling.nack(headers)
             case "SUBSCRIBE":
-                self._subscriptions.subscribe(headers)
+                outcome = self._subscriptions.subscribe(headers)
             case "UNSUBSCRIBE":
-                self._subscriptions.unsubscribe(headers)
+                outcome = self._subscriptions.unsubscribe(headers)
             case "BEGIN":
                 self._settling.begin(headers)
             case "COMMIT":
@@ -79,28 +100,62 @@ class Session:
         return outcome, receipts
 
     def _send(self, frame: Frame, receipts: list[str]) -> tuple[Deferred[Any] | None, list[str]]:
-        text = needed(frame.headers, "destination")
-        targets = destinations.parse(text, default=self._flavour.bare)
+        headers = frame.headers
+        targets = self._names.parse(needed(headers, "destination"))
         for target in targets:
-            destinations.must_be_there(target, self._broker)
-            self._access.publish(target.destination)
-        transaction = self._settling.transaction(frame.headers)
-        message = to_message(frame.headers, frame.body, targets)
+            self._check(target)
+        transaction = self._settling.transaction(headers)
+        message = to_message(headers, frame.body, self._own(headers, targets), self._broker.now())
+        there = [target.destination for target in targets if not self._is_gone(target)]
         if transaction is not None:
-            for target in targets:
-                transaction.publish(target.destination, message)
-            if self._flavour.tx_send_receipt == "commit":
+            for destination in there:
+                transaction.publish(destination, message)
+            if self._terms.flavour.tx_send_receipt == "commit":
                 transaction.receipts += receipts
                 return None, []
             return None, receipts
-        if len(targets) == 1:
-            return self._broker.publish(targets[0].destination, message), receipts
-        return self._broker.publish_to([target.destination for target in targets], message), receipts
+        if len(there) == 1:
+            return self._broker.publish(there[0], message), receipts
+        return self._broker.publish_to(there, message) if there else None, receipts
+
+    def _check(self, target: Target) -> None:
+        """That the user may send there, and that there is where to."""
+        if target.form is Form.TEMPORARY:
+            self._temporaries.make(target)
+        elif target.form is not Form.EXPORTED:  # whoever has the name was told it, in a reply-to
+            if target.form is Form.EXISTING and not self._broker.exists(target.destination.name):
+                detail = f"{target.text}: there is no queue {target.destination.name}"
+                raise Refused("Destination not found", detail)
+            self._access.publish(target.destination)
+
+    def _is_gone(self, target: Target) -> bool:
+        """True for the temporary queue of a session that is over: what comes late is confirmed and dropped."""
+        name = target.destination.name
+        return target.form is Form.EXPORTED and target.destination.kind is Kind.QUEUE and not self._broker.exists(name)
+
+    def _own(self, headers: dict[str, str], targets: tuple[Target, ...]) -> dict[str, str]:
+        """The headers of a message that are written by us."""
+        own = {}
+        if len(targets) == 1 and targets[0].text != str(targets[0].destination):
+            own["destination"] = targets[0].text
+        if headers.get("reply-to", "").startswith(tuple(TEMPORARY)):
+            for target in self._names.parse(headers["reply-to"]):
+                self._temporaries.make(target)
+                self._subscriptions.imply(target)
+            own["reply-to"] = self._names.exported(headers["reply-to"])
+        if self._subscriptions.no_local:
+            own[SENDER] = self._name
+        user = self._access.user
+        if user is not ANYBODY and headers.get("user-id", user.name) != user.name:
+            raise Refused("Access refused", f"user-id must be {user.name}, or absent")
+        if self._terms.user_id:
+            own[USER] = user.name
+        return own
 
     @property
     def unsent(self) -> bool:
         """True if deliveries would go back to their queues only because their bytes are still in our send buffer."""
-        return self._subscriptions.unsent
+        return self._delivering.unsent
 
     def pause(self) -> None:
         """Let no further deliveries come."""
@@ -121,3 +176,4 @@ class Session:
             self._broker.nack(left, reason="connection lost")
         else:
             self._broker.release(left)
+        self._temporaries.end()

@@ -11,11 +11,13 @@ from twisted.python.failure import Failure
 from broker.core.broker import Broker
 from broker.core.delivery import Delivery
 from broker.stomp.consumer import AckMode, Consumer
+from broker.stomp.delivering import Delivering
 from broker.stomp.dialect import Dialect
 from broker.stomp.errors import Refused
 from broker.stomp.headers import needed, number
-from broker.stomp.subscriptions import Subscriptions, Terms
+from broker.stomp.subscriptions import Subscriptions
 from broker.stomp.transaction import OpenTransaction, loaned
+from broker.stomp.wishes import Terms
 
 #: Open transactions of one session; RabbitMQ's number.
 MAX_TRANSACTIONS = 16
@@ -29,12 +31,15 @@ _MAX_REASON = 200
 class Settling:
     """What one session settles, at once or in transactions."""
 
-    def __init__(self, broker: Broker, dialect: Dialect, terms: Terms, subscriptions: Subscriptions) -> None:
+    def __init__(
+        self, broker: Broker, dialect: Dialect, terms: Terms, subscriptions: Subscriptions, delivering: Delivering
+    ) -> None:
         self._broker = broker
         self._dialect = dialect
         self._terms = terms
         self._flavour = terms.flavour
         self._subscriptions = subscriptions
+        self._delivering = delivering
         subscriptions.concerned = lambda consumer: any(one.concerns(consumer) for one in self._transactions.values())
         self._transactions: dict[str, OpenTransaction] = {}
         self._ended = False
@@ -57,19 +62,18 @@ class Settling:
         for name in LENIENT if lenient else self._dialect.ack_headers:
             needed(headers, name)
         delay = number(headers, "delay", _MAX_DELAY) if kind == "nack" else None
+        reason = headers.get("reason", "nack")[:_MAX_REASON]
         transaction = self.transaction(headers)
-        if transaction is not None and delay:
-            raise Refused("Not supported", "delay is not supported in a transaction")
         for consumer, named in self._named(headers, lenient or not self._dialect.names_acks):
             if transaction is not None and transaction.knows(consumer, named):
-                transaction.settle(consumer, named, kind, self._take(consumer, named, kind))
+                transaction.settle(consumer, named, kind, self._take(consumer, named, kind), reason, delay)
                 return None
             if transaction is None and (taken := self._take(consumer, named, kind)):
                 for one, deliveries in taken.items():
                     one.forget(deliveries)
                 held = loaned(taken, consumer, named)
                 if kind == "nack":
-                    self._broker.nack(held, reason=headers.get("reason", "nack")[:_MAX_REASON], delay=delay)
+                    self._broker.nack(held, reason=reason, delay=delay)
                     return None
                 return (self._broker.ack if kind == "ack" else self._broker.reject)(held)
         said = headers.get("id") or headers.get("message-id", "")
@@ -83,6 +87,8 @@ class Settling:
             for other in self._subscriptions.called(None):
                 if other is not consumer and (earlier := other.take_until(named)):
                     found[other] = earlier
+        for one in found:
+            self._delivering.settled(one)
         return found
 
     def _named(self, headers: dict[str, str], by_message: bool) -> Iterator[tuple[Consumer, int]]:

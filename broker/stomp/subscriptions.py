@@ -1,169 +1,275 @@
-"""The subscriptions of a session: what SUBSCRIBE and UNSUBSCRIBE say, and what is delivered because of them."""
+"""The subscriptions of a session: what SUBSCRIBE and UNSUBSCRIBE say, and what comes to be because of that."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-import msgspec
-from twisted.logger import Logger
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from broker.auth.door import Access
+from broker.auth.rights import Action
 from broker.core.broker import Broker
 from broker.core.delivery import Delivery
-from broker.core.destination import Destination, Kind
-from broker.outbox import Outbox
-from broker.stomp import destinations
+from broker.core.destination import Destination, Kind, queue
+from broker.errors import BadName, BrokerError
+from broker.stomp.browser import browse
 from broker.stomp.consumer import AckMode, Consumer
-from broker.stomp.destinations import Target
+from broker.stomp.delivering import Delivering
+from broker.stomp.destinations import Form, Names, Target
 from broker.stomp.dialect import Dialect
 from broker.stomp.errors import Refused
-from broker.stomp.flavour import DEFAULT, Flavour
-from broker.stomp.headers import needed, number, rank
-from broker.stomp.messages import Tails
+from broker.stomp.headers import needed
+from broker.stomp.temporary import Temporaries
+from broker.stomp.wishes import Durable, Terms, Wish, is_shared, named_queue, shared_queue, wish
 
-#: Deliveries an ``auto`` subscription may have unsettled when it does not say.
-PREFETCH = 1000
 #: Subscriptions of one session, ended ones with unsettled deliveries and each item of a list included.
 MAX_SUBSCRIPTIONS = 1000
 
-#: SUBSCRIBE headers that change which messages come, or whether they are consumed, and are not there yet. To ignore
-#: them would take messages from a queue that their reader did not ask for. The second list matters for topics only.
-_REFUSED = ("selector", "browser", "from-seq", "from-time")
-_REFUSED_ON_TOPICS = (
-    "durable",
-    "persistent",
-    "activemq.subscriptionName",
-    "durable-subscription-name",
-    "durable-subscriber-name",
-)
-
-
-class Terms(msgspec.Struct, frozen=True):
-    """What a listener allows its sessions."""
-
-    #: What `prefetch-count:0` means, and the most that can be asked for.
-    max_prefetch: int = 65_536
-    #: Whose ways it has.
-    flavour: Flavour = DEFAULT
-    #: In 1.2 an ACK may name its message as in 1.1 does.
-    lenient_ack: bool = False
-
 
 class Subscriptions:
-    """One session's."""
+    """One session's.
 
-    _log = Logger()
+    `owner` is whose durable subscriptions it means. `cancelled` is called when the broker ends one by itself.
+    """
 
     def __init__(
         self,
         broker: Broker,
         access: Access,
         dialect: Dialect,
-        outbox: Outbox,
-        tails: Tails,
         terms: Terms,
-        name: str,
+        names: Names,
+        owner: str,
+        temporaries: Temporaries,
+        delivering: Delivering,
         cancelled: Callable[[Refused], None],
     ) -> None:
-        self.name = name
         #: Whether a transaction holds deliveries of a consumer.
         self.concerned: Callable[[Consumer], bool] = lambda consumer: False
+        #: True while one of them wants nothing that its own session has sent.
+        self.no_local = False
         self._broker = broker
         self._access = access
         self._dialect = dialect
-        self._outbox = outbox
-        self._tails = tails
         self._terms = terms
+        self._names = names
+        self._owner = owner
+        self._temporaries = temporaries
+        self._delivering = delivering
         self._cancelled = cancelled
         self._consumers: dict[str, Consumer] = {}
         #: Unsubscribed, newest last; what they have unsettled can still be settled.
         self._retired: list[Consumer] = []
-        #: Deliveries made so far: the next one's number.
-        self._numbered = 0
-        #: Of `auto` subscriptions: written, but not known to have left our send buffer.
-        self._unsent: list[Delivery] = []
         self._paused = False
         self._ended = False
 
-    # -- SUBSCRIBE, UNSUBSCRIBE
+    # -- SUBSCRIBE
 
-    def subscribe(self, headers: dict[str, str]) -> None:
-        """A SUBSCRIBE."""
+    def subscribe(self, headers: dict[str, str]) -> Deferred[None] | None:
+        """A SUBSCRIBE; fires when all that it needs is on disk, None: it needs nothing."""
         text = needed(headers, "destination")
         id = needed(headers, "id") if self._dialect.needs_id else headers.get("id")
-        targets = self._parsed(text)
-        consumer, priority = self._consumer(id, targets, headers), rank(headers)
+        targets = self._names.parse(text, reading=True)
+        asked = wish(headers, targets, self._owner, self._dialect, self._terms)
         for target in targets:
-            destinations.must_be_there(target, self._broker)
-            self._access.subscribe(target.destination, waits=True)
+            self._check(target, asked)
         key = _key(text, id)
+        if key in self._consumers and self._dialect.needs_id:
+            raise Refused("Duplicated subscription identifier", f"there is a subscription {id}")
+        for target in targets:
+            self._replace(target)
         if key in self._consumers:
-            if self._dialect.needs_id:
-                raise Refused("Duplicated subscription identifier", f"there is a subscription {id}")
             self._retire(key)
         self._retired = [one for one in self._retired if self._matters(one)]
-        there = sum(len(one.subscriptions) or 1 for one in (*self._consumers.values(), *self._retired))
+        there = sum(len(one.targets) for one in (*self._consumers.values(), *self._retired))
         if there + len(targets) > MAX_SUBSCRIPTIONS:
             raise Refused("Too many subscriptions", f"at most {MAX_SUBSCRIPTIONS} in a session")
-        deliver = self._deliver_to(consumer)
+        consumer = Consumer(id, asked, targets, self._dialect, self._terms)
+        preparing = self._attach(consumer)
+        self._consumers[key] = consumer
+        self.no_local = self.no_local or asked.no_local
+        return preparing
+
+    def imply(self, target: Target) -> None:
+        """Replies to a temporary queue of this session come to it, also if it never says that it wants them."""
+        if any(target.destination == one.destination for each in self._consumers.values() for one in each.targets):
+            return
+        consumer = Consumer(
+            target.text, Wish(AckMode.AUTO, self._terms.flavour.prefetch), (target,), self._dialect, self._terms
+        )
+        self._attach(consumer)
+        self._consumers[_implied(target)] = consumer
+
+    def _check(self, target: Target, asked: Wish) -> None:
+        destination, form = target.destination, target.form
+        if form is Form.EXPORTED:
+            raise Refused("Invalid destination", f"{target.text} is somebody else's: it can only be sent to")
+        if form is Form.TEMPORARY:
+            self._temporaries.make(target)
+            return
+        if form is Form.EXISTING and not self._broker.exists(destination.name):
+            raise Refused("Destination not found", f"{target.text}: there is no queue {destination.name}")
+        if asked.browser:
+            self._access.check(Action.BROWSE, destination)
+            return
+        self._access.subscribe(destination, waits=True)
+        if asked.durable is not None:
+            self._check_durable(asked.durable)
+
+    def _check_durable(self, asked: Durable) -> None:
+        try:
+            own = queue(asked.queue)
+        except BadName as error:
+            raise Refused("Invalid destination", error.reason) from None
+        self._access.subscribe(own, waits=True)
+        if not asked.shared and self._broker.queue_stats(own.name).consumers:
+            raise Refused("Durable subscription in use", f"somebody consumes {own.name} already", named=own.name)
+
+    def _replace(self, target: Target) -> None:
+        """Who subscribes to a temporary queue of his gets its messages so, and no longer without having asked."""
+        if target.form is Form.TEMPORARY and _implied(target) in self._consumers:
+            self._retire(_implied(target))
+
+    def _attach(self, consumer: Consumer) -> Deferred[None] | None:
+        """Have the consumer get what it asks for."""
+        asked, targets = consumer.wish, [target.destination for target in consumer.targets]
+        if self._paused:
+            consumer.holds.add("session")
+        if asked.browser:
+            browsing = Deferred.fromCoroutine(browse(self._broker, self._delivering, consumer, targets[0]))
+            _ = browsing.addErrback(self._browser_failed, consumer)
+            return None
+        if asked.durable is not None:
+            sources, targets = targets, [queue(asked.durable.queue)]
+        elif asked.since is not None:
+            sources, targets = targets, [self._temporaries.private()]
+            consumer.private = targets[0]
+        else:
+            sources = []
+        if sources:
+            consumer.holds.add("preparing")
+        selector = asked.selector
+        live = any(target.kind is Kind.TOPIC for target in targets)
+        consumer.filters = asked.no_local or (selector is not None and (live or bool(sources)))
+        accepts = selector.accepts if selector is not None and not sources else None
+        deliver = self._delivering.to(consumer)
         try:
             for target in targets:
                 consumer.subscriptions.append(
                     self._broker.subscribe(
-                        target.destination,
+                        target,
                         deliver,
-                        prefetch=consumer.prefetch,
-                        priority=priority,
-                        reliable=consumer.mode is not AckMode.AUTO,
+                        prefetch=asked.prefetch,
+                        priority=asked.priority,
+                        reliable=asked.mode is not AckMode.AUTO,
+                        accepts=accepts,
                         dropped=lambda: self._dropped(consumer),
                     )
                 )
         except BaseException:
             self._unsubscribe(consumer)
             raise
-        self._consumers[key] = consumer
-        if self._paused:
-            self._pause(consumer)
+        for reason in consumer.holds:
+            self._delivering.hold(consumer, reason)
+        return self._prepare(consumer, targets[0].name, sources) if sources else None
 
-    def _consumer(self, id: str | None, targets: tuple[Target, ...], headers: dict[str, str]) -> Consumer:
-        try:
-            mode = AckMode(headers.get("ack", "auto"))
-        except ValueError:
-            raise Refused("Invalid ack mode", "ack must be auto, client or client-individual") from None
-        is_topic = any(target.destination.kind is Kind.TOPIC for target in targets)
-        for name in (*_REFUSED, *(_REFUSED_ON_TOPICS if is_topic else ())):
-            if headers.get(name, "false") not in ("false", ""):
-                raise Refused("Not supported", f"{name} is not supported on SUBSCRIBE")
-        prefetch, terms = self._prefetch(mode, headers), self._terms
-        return Consumer(id, mode, targets, prefetch, self._dialect, terms.flavour, by_message=terms.lenient_ack)
+    def _prepare(self, consumer: Consumer, name: str, sources: list[Destination]) -> Deferred[None]:
+        """Bind the queue that a consumer reads; its first message comes after the reply that it was done."""
+        prepared: Deferred[None] = Deferred()
 
-    def _prefetch(self, mode: AckMode, headers: dict[str, str]) -> int:
-        limit = self._terms.max_prefetch
-        count = number(headers, "prefetch-count", 2**63)
-        if count is not None:
-            return min(count or limit, limit)
-        count = number(headers, "activemq.prefetchSize", 2**63)
-        if count is None:
-            return min(PREFETCH if mode is AckMode.AUTO else self._terms.flavour.prefetch, limit)
-        return min(max(count, 1), limit)
+        async def prepare() -> None:
+            try:
+                before = self._broker.sources(name)
+                if consumer.wish.durable is not None and before and before != sources:
+                    await self._broker.delete(name)  # it was another subscription of that name
+                for source in sources:
+                    await self._broker.bind(name, source, since=consumer.wish.since)
+            except Exception as error:
+                self._forget(consumer)
+                prepared.errback(error)
+                return
+            prepared.callback(None)
+            self._broker.clock.callLater(0, self._prepared, consumer)
 
-    def unsubscribe(self, headers: dict[str, str]) -> None:
-        """An UNSUBSCRIBE."""
-        id = needed(headers, "id") if self._dialect.needs_id else headers.get("id")
-        if id is not None:
-            key = _key("", id)
-        else:
-            if "destination" not in headers:
-                raise Refused("Missing id", "UNSUBSCRIBE needs an id or a destination")
-            meant = _read(self._parsed(headers["destination"]))
-            key = next((key for key, one in self._consumers.items() if _read(one.targets) == meant), "")
-        if key not in self._consumers:
+        _ = Deferred.fromCoroutine(prepare())
+        return prepared
+
+    def _prepared(self, consumer: Consumer) -> None:
+        if not consumer.closed:
+            self._delivering.free(consumer, "preparing")
+
+    def _forget(self, consumer: Consumer) -> None:
+        for key, one in list(self._consumers.items()):
+            if one is consumer:
+                del self._consumers[key]
+                self._unsubscribe(consumer)
+
+    def _browser_failed(self, failure: Failure, consumer: Consumer) -> None:
+        if not consumer.closed:
+            self._forget(consumer)
+            detail = failure.value.reason if isinstance(failure.value, BrokerError) else ""
+            self._cancelled(Refused("Browsing failed", detail, headers=_subscription(consumer)))
+
+    def _dropped(self, consumer: Consumer) -> None:
+        self._cancelled(
+            Refused(
+                "Subscription cancelled",
+                "messages came faster than they were taken",
+                headers=_subscription(consumer),
+            )
+        )
+
+    # -- UNSUBSCRIBE
+
+    def unsubscribe(self, headers: dict[str, str]) -> Deferred[None] | None:
+        """An UNSUBSCRIBE; fires when a durable subscription is gone, None: nothing is to be waited for."""
+        named = named_queue(headers, self._owner)
+        if named:
+            # ActiveMQ's way takes two steps: who consumes it must say first that he does so no more.
+            key = None if "activemq.subscriptionName" in headers else self._reading(named)
+            return self._end_durable(named, key)
+        key = self._key_of(headers)
+        consumer = self._consumers.get(key or "")
+        if is_shared(headers):
+            if consumer is not None and consumer.wish.durable is not None:
+                return self._end_durable(consumer.wish.durable.queue, key)
+            if consumer is None and "destination" in headers:
+                (target, *_) = self._names.parse(headers["destination"], reading=True)
+                return self._end_durable(shared_queue(headers, target), None)
+        if key is None or consumer is None:
             raise Refused("No subscription found", "this session has no such subscription")
         self._retire(key)
+        return None
 
-    def _parsed(self, text: str) -> tuple[Target, ...]:
-        return destinations.parse(text, reading=True, default=self._terms.flavour.bare)
+    def _reading(self, name: str) -> str | None:
+        found = (key for key, one in self._consumers.items() if one.wish.durable and one.wish.durable.queue == name)
+        return next(found, None)
+
+    def _key_of(self, headers: dict[str, str]) -> str | None:
+        id = needed(headers, "id") if self._dialect.needs_id else headers.get("id")
+        if id is not None:
+            return _key("", id)
+        if "destination" not in headers:
+            raise Refused("Missing id", "UNSUBSCRIBE needs an id or a destination")
+        meant = _read(self._names.parse(headers["destination"], reading=True))
+        return next((key for key, one in self._consumers.items() if _read(one.targets) == meant), None)
+
+    def _end_durable(self, name: str, key: str | None) -> Deferred[None]:
+        """End a durable subscription for good, which this session consumes under `key`, if it does."""
+        destination = Destination(Kind.QUEUE, name)
+        self._access.check(Action.SUBSCRIBE, destination)
+        self._access.check(Action.CREATE, destination)
+        if key is not None:
+            self._retire(key)
+        if self._broker.queue_stats(name).consumers:
+            raise Refused("Durable subscription in use", f"somebody consumes {name}", named=name)
+
+        async def delete() -> None:
+            if not await self._broker.delete(name):
+                raise Refused("No subscription found", f"there is no durable subscription {name}", named=name)
+
+        return Deferred.fromCoroutine(delete())
 
     def _retire(self, key: str) -> None:
         consumer = self._consumers.pop(key)
@@ -172,15 +278,16 @@ class Subscriptions:
             self._retired.append(consumer)
 
     def _unsubscribe(self, consumer: Consumer) -> None:
+        consumer.closed = True
+        consumer.wake()
         for subscription in consumer.subscriptions:
             self._broker.unsubscribe(subscription)
+        if consumer.private is not None and not consumer.unsettled:
+            self._temporaries.drop(consumer.private)
+            consumer.private = None
 
     def _matters(self, consumer: Consumer) -> bool:
         return bool(consumer.unsettled) or self.concerned(consumer)
-
-    def _dropped(self, consumer: Consumer) -> None:
-        id = {} if consumer.id is None else {"subscription": consumer.id}
-        self._cancelled(Refused("Subscription cancelled", "messages came faster than they were taken", headers=id))
 
     # -- finding
 
@@ -194,77 +301,39 @@ class Subscriptions:
             if id is None or consumer.id == id:
                 yield consumer
 
-    # -- delivering
-
-    def _deliver_to(self, consumer: Consumer) -> Callable[[Delivery], None]:
-        is_auto = consumer.mode is AckMode.AUTO
-        outbox, tails, dialect = self._outbox, self._tails, self._dialect
-
-        def deliver(delivery: Delivery) -> None:
-            self._numbered += 1
-            outbox.write(consumer.lend(self._numbered, delivery) + tails.of(delivery, dialect))
-            if is_auto:
-                if not self._unsent:
-                    outbox.when_sent(self._sent)
-                self._unsent.append(delivery)
-            if outbox.full:
-                self.pause()
-
-        return deliver
-
-    def _sent(self) -> None:
-        """What was delivered to `auto` subscriptions has left our send buffer."""
-        sent, self._unsent = self._unsent, []
-        settled = self._broker.ack([delivery for delivery in sent if delivery.on_loan])
-        _ = settled.addErrback(self._not_settled)
-
-    def _not_settled(self, failure: Failure) -> None:
-        self._log.warn(
-            "{session}: automatic settlement is not on disk: {error}",
-            session=self.name,
-            error=failure.getErrorMessage(),
-        )
-
-    @property
-    def unsent(self) -> bool:
-        """True if deliveries would go back to their queues only because their bytes are still in our send buffer."""
-        return bool(self._unsent)
+    # -- all of them
 
     def pause(self) -> None:
         """Let no further deliveries come."""
         if not self._paused:
             self._paused = True
             for consumer in self._consumers.values():
-                self._pause(consumer)
-
-    def _pause(self, consumer: Consumer) -> None:
-        for subscription in consumer.subscriptions:
-            self._broker.pause(subscription)
+                self._delivering.hold(consumer, "session")
 
     def resume(self) -> None:
         """Let deliveries come again."""
         if self._paused and not self._ended:
             self._paused = False
             for consumer in list(self._consumers.values()):
-                for subscription in consumer.subscriptions:
-                    if self._paused:
-                        return
-                    self._broker.resume(subscription)
-
-    # -- the end
+                if self._paused:
+                    return
+                self._delivering.free(consumer, "session")
 
     def end(self) -> list[Delivery]:
         """No more of them; what is unsettled, to be given back."""
         self._ended = True
-        left = [*self._unsent]
+        left = self._delivering.end()
         for consumer in self._consumers.values():
             self._unsubscribe(consumer)
         for consumer in (*self._retired, *self._consumers.values()):
             left += consumer.unsettled.values()
-        self._unsent.clear()
         self._consumers.clear()
         self._retired.clear()
         return left
+
+
+def _subscription(consumer: Consumer) -> dict[str, str]:
+    return {} if consumer.id is None else {"subscription": consumer.id}
 
 
 def _read(targets: Iterable[Target]) -> list[Destination]:
@@ -274,3 +343,7 @@ def _read(targets: Iterable[Target]) -> list[Destination]:
 def _key(destination: str, id: str | None) -> str:
     """Under which a subscription is known: by its id, or (1.0) by its destination. No header holds a NUL."""
     return f"\0{destination}" if id is None else id
+
+
+def _implied(target: Target) -> str:
+    return f"\0\0{target.destination.name}"

@@ -39,7 +39,9 @@ class OpenTransaction:
         self._act()
         self.core.publish(destination, message)
 
-    def settle(self, consumer: Consumer, number: int, kind: str, taken: Taken) -> None:
+    def settle(
+        self, consumer: Consumer, number: int, kind: str, taken: Taken, reason: str = "", delay: int | None = None
+    ) -> None:
         """An ACK or NACK of delivery `number`, which has `taken` these; `kind` is "ack", "nack" or "reject"."""
         self._act()
         if not taken:
@@ -53,8 +55,11 @@ class OpenTransaction:
             return
         for one, deliveries in taken.items():
             self._claimed.setdefault(one, {}).update(deliveries)
-        claims = {"ack": self.core.ack, "nack": self.core.nack, "reject": self.core.reject}
-        claims[kind](loaned(taken, consumer, number))
+        held = loaned(taken, consumer, number)
+        if kind == "nack":
+            self.core.nack(held, reason=reason, delay=delay)
+        else:
+            (self.core.ack if kind == "ack" else self.core.reject)(held)
         for one, deliveries in taken.items():
             for each in deliveries:
                 if (one, each) != (consumer, number):

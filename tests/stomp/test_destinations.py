@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 
 from broker.core.destination import Destination, Kind, queue, topic
 from broker.core.policy import Policies, Policy, Rule, TopicPolicy
-from broker.stomp.destinations import Form, Target, parse
+from broker.stomp.destinations import Form, Names, Target
 from broker.stomp.errors import Refused
 from tests.stomp.support import FrontTest, bodies, header, receipts
 
@@ -30,31 +30,34 @@ from tests.stomp.support import FrontTest, bodies, header, receipts
     ],
 )
 def test_what_a_destination_means(text: str, sent: Destination | None, read: Destination) -> None:
-    assert [target.destination for target in parse(text, reading=True)] == [read]
+    assert [target.destination for target in Names().parse(text, reading=True)] == [read]
     if sent is None:
         with pytest.raises(Refused):
-            parse(text)
+            Names().parse(text)
     else:
-        assert parse(text) == (Target(text, sent),)
+        assert Names().parse(text) == (Target(text, sent),)
 
 
 def test_a_queue_that_must_be_there() -> None:
-    assert parse("/amq/queue/a%2Fb") == (Target("/amq/queue/a%2Fb", queue("a/b"), Form.EXISTING),)
+    assert Names().parse("/amq/queue/a%2Fb") == (Target("/amq/queue/a%2Fb", queue("a/b"), Form.EXISTING),)
 
 
 def test_lists() -> None:
     """Line 51: what lacks a prefix is of its neighbour's kind."""
-    assert parse("/queue/a,b, /topic/c ,d,/queue/b") == (
+    assert Names().parse("/queue/a,b, /topic/c ,d,/queue/b") == (
         Target("/queue/a", queue("a")),
         Target("/queue/b", queue("b")),
         Target("/topic/c", topic("c")),
         Target("/topic/d", topic("d")),
     )
-    assert parse("a,b") == (Target("/queue/a", queue("a")), Target("/queue/b", queue("b")))
+    assert Names().parse("a,b") == (Target("/queue/a", queue("a")), Target("/queue/b", queue("b")))
 
 
 def test_the_kind_of_what_has_no_prefix_can_be_chosen() -> None:
-    assert parse("a,/odd/b", default=Kind.TOPIC) == (Target("/topic/a", topic("a")), Target("/odd/b", topic("/odd/b")))
+    assert Names(bare=Kind.TOPIC).parse("a,/odd/b") == (
+        Target("/topic/a", topic("a")),
+        Target("/odd/b", topic("/odd/b")),
+    )
 
 
 class ListTest(FrontTest):

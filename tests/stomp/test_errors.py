@@ -57,12 +57,12 @@ class CommandErrorsTest(FrontTest):
                 self.refuses("Invalid destination", versions, command, destination=destination, id="1")
 
     def test_destinations_that_mean_something_elsewhere_are_refused(self) -> None:
-        for destination in (
-            *("/temp-queue/a", "/temp-topic/a", "/reply-queue/a"),
-            *("/remote-temp-queue/a", "/dsub/a/b", "/advisory/a"),
-        ):
-            self.refuses("Invalid destination", ("1.2",), "SUBSCRIBE", destination=destination, id="1")
+        for command in ("SEND", "SUBSCRIBE"):
+            self.refuses("Invalid destination", ("1.2",), command, destination="/advisory/a", id="1")
+        for destination in ("/temp-queue/", "/temp-topic/", "/reply-queue/", "/queue/temp-queue/a", "temp-queue/a"):
             self.refuses("Invalid destination", ("1.2",), "SEND", destination=destination)
+        for destination in ("/reply-queue/a", "/remote-temp-queue/a", "/remote-temp-topic/a"):
+            self.refuses("Invalid destination", ("1.2",), "SUBSCRIBE", destination=destination, id="1")
 
     def test_patterns_are_not_sent_to(self) -> None:
         for destination in ("/topic/a.*", "/topic/#", "/topic/a.>", "/exchange/e/*", "/topic/a,/topic/b.#"):
@@ -98,11 +98,19 @@ class CommandErrorsTest(FrontTest):
             self.accepts(ALL, "SUBSCRIBE", destination="/queue/a", id="1", ack=mode)
 
     def test_what_would_change_the_messages_is_not_silently_ignored(self) -> None:
-        for header, value in (("selector", "a = 1"), ("browser", "true"), ("from_seq", "1")):
-            self.refuses("Not supported", ALL, "SUBSCRIBE", destination="/queue/a", id="1", **{header: value})
-        for header, value in (("durable", "true"), ("persistent", "true"), ("activemq.subscriptionName", "n")):
-            self.refuses("Not supported", ALL, "SUBSCRIBE", destination="/topic/a", id="1", **{header: value})
-        self.accepts(ALL, "SUBSCRIBE", destination="/queue/a", id="1", durable="true", browser="false")
+        self.refuses("Invalid selector", ALL, "SUBSCRIBE", destination="/queue/a", id="1", selector="a = ")
+        for header, value in (("from-seq", "x"), ("from-time", "yesterday"), ("consumer-window-size", "-2")):
+            self.refuses("Invalid header", ALL, "SUBSCRIBE", destination="/topic/a", id="1", **{header: value})
+        self.refuses("Not supported", ("1.0",), "SUBSCRIBE", destination="/queue/a", browser="true")
+        for destination in ("/topic/a", "/queue/a,b"):
+            self.refuses("Not supported", LATER, "SUBSCRIBE", destination=destination, id="1", browser="true")
+        for header in ("activemq.subscriptionName", "durable-subscription-name"):
+            for destination in ("/queue/a", "/topic/a,b", "/temp-topic/a"):
+                headers = {"destination": destination, header: "name"}
+                self.refuses("Invalid destination", LATER, "SUBSCRIBE", id="1", **headers)
+        for header in ("AMQ_SCHEDULED_PERIOD", "AMQ_SCHEDULED_REPEAT", "AMQ_SCHEDULED_CRON"):
+            frames = self.client().raw(b"SEND\ndestination:a\n%b:5\n\n\0" % header.encode())
+            self.assert_error(frames, "Not supported")
 
     def test_a_prefetch_is_a_count(self) -> None:
         for count in ("-1", "x", "", "1.5", "9" * 30):

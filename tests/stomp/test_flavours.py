@@ -9,10 +9,11 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from broker.config import StompListener
+from broker.core.destination import queue
 from broker.stomp.flavour import ACTIVEMQ, COILMQ, FLAVOURS, RABBITMQ, Flavour
 from broker.stomp.server import StompFactory
-from broker.stomp.subscriptions import Terms
 from broker.stomp.wire import Frame
+from broker.stomp.wishes import Terms
 from tests.stomp.support import Client, FrontTest, bodies, header, receipts
 
 
@@ -231,16 +232,20 @@ class NackTest(FrontTest):
         (again,) = client.frames()
         self.assertEqual((again.body, again.headers["delivery-count"]), (b"1", "2"))
 
-    def test_a_delay_is_a_number_and_not_for_transactions(self) -> None:
-        for headers, message in (
-            ({"delay": "x"}, "Invalid header"),
-            ({"transaction": "t", "delay": "1"}, "Not supported"),
-        ):
-            client = self.client()
-            client.send("BEGIN", transaction="t")
-            self.put("a", b"1")
-            (first,) = client.subscribe("a", ack="client")
-            self.assert_error(client.send("NACK", b"", id=first.headers["ack"], **headers), message)
-            client.lose()
-            self.clients.remove(client)
-            self.successResultOf(Deferred.fromCoroutine(self.broker.purge("a", on_loan=True)))
+    def test_in_a_transaction_too(self) -> None:
+        client = self.client()
+        self.put("a", b"1")
+        (first,) = client.subscribe("a", ack="client")
+        client.send("BEGIN", transaction="t")
+        client.send("NACK", id=first.headers["ack"], transaction="t", delay="5000", reason="not now")
+        self.assertEqual(bodies(client.send("COMMIT", transaction="t")), [])
+        page = self.successResultOf(Deferred.fromCoroutine(self.broker.browse(queue("a"))))
+        self.assertEqual([seen.reason for seen in page.seen], ["not now"])
+        self.clock.advance(5.1)
+        self.assertEqual(bodies(client.frames()), [b"1"])
+
+    def test_a_delay_is_a_number(self) -> None:
+        client = self.client()
+        self.put("a", b"1")
+        (first,) = client.subscribe("a", ack="client")
+        self.assert_error(client.send("NACK", id=first.headers["ack"], delay="x"), "Invalid header")

@@ -1,0 +1,1 @@
+STOMP: selectors (SQL-92), durable subscriptions in RabbitMQ's, ActiveMQ's and Artemis's spelling, temporary queues and topics with replies, browsing, subscriptions from the past, `no-local`, and prefetch in bytes.
