@@ -218,7 +218,7 @@ class Metas:
         try:
             length = number(words[2], 0, MAX_LENGTH)
         except ValueError:
-            return _bad(BAD_CHUNK if words[2][:1] in b"SF" else FORMAT)
+            return _bad(FORMAT)
         flags = _flags(words, words[3:])
         if isinstance(flags, Malformed):
             return Payload(length, flags)

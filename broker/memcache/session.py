@@ -20,7 +20,7 @@ from broker.core.destination import Kind
 from broker.core.message import Message
 from broker.core.route import Published
 from broker.errors import NotFound
-from broker.memcache import dumps, stats
+from broker.memcache import cursors, dumps, stats
 from broker.memcache.commands import (
     Cas,
     Confirm,
@@ -177,6 +177,8 @@ class Session:
         keys = [self._keys.to_read(raw) for raw in command.keys]  # all of them, before anything is taken
         for key in keys:
             self._check_read(key, command.look)
+            if key.cursor_of:
+                await cursors.begin(self._broker, self.access, key)
         together = any(key.any for key in keys)
         value = b""
         for key in keys[:1] if together else keys:
@@ -286,7 +288,10 @@ class Session:
         self._of.status.check_write()
         key = self._keys.of_queue(command.key)
         self.access.check(Action.ADMIN, key.destination)
-        if await self._broker.delete(key.destination.name):
+        name = key.destination.name
+        if self._of.dialect.dot == "cursor":
+            await cursors.forget(self._broker, name)
+        if await self._broker.delete(name):
             self._counters.delete_hits += 1
             return command.voice.said(Outcome.DELETED)
         self._counters.delete_misses += 1
@@ -297,7 +302,13 @@ class Session:
         self._of.status.check_write()
         key = self._keys.of_queue(command.key)
         self.access.check(Action.ADMIN, key.destination)
-        await self._broker.purge(key.destination.name)
+        name = key.destination.name
+        if self._of.dialect.dot == "cursor":
+            await cursors.forget(self._broker, name)
+        if key.cursor_of:
+            await self._broker.delete(name)  # a cursor begins anew at its next use
+        else:
+            await self._broker.purge(name)
         return command.voice.said(Outcome.FLUSHED)
 
     async def _flush_all(self, command: FlushAll) -> bytes:
