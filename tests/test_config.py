@@ -55,7 +55,8 @@ def test_the_documented_example_has_every_key_of_the_file_and_loads(tmp_path: Pa
 def test_every_key_of_a_file_is_understood_and_the_command_line_has_the_last_word(tmp_path: Path) -> None:
     path = write(
         'memcache = [22122, { listen = "0.0.0.0:1", flush_all = "off" }]\n'
-        'stomp = ["off", { listen = 0, flavour = "rabbitmq" }]\nhttp = ["127.0.0.1:0"]\nhttp_host = ["broker.example"]\ndata = "data"\n'
+        'stomp = ["off", { listen = 0, flavour = "rabbitmq" }]\nhttp = ["127.0.0.1:0"]\n'
+        'http_host = ["broker.example"]\ndata = "data"\n'
         'sync = "normal"\nlog_level = "warn"\nallow_anonymous = true\n[defaults]\nlease = 5\nmax_message_size = 9\n',
         tmp_path,
     )
