@@ -18,6 +18,7 @@ from typing import cast
 import attrs
 from twisted.application import service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.base import ReactorBase
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IListeningPort,
@@ -82,6 +83,7 @@ def makeService(options: Options) -> BrokerService:
         sys.exit(f"broker: {error.reason}")
     if options.parent is not None:
         broker.log_observer = lambda: _observer(options.parent, config)
+        _steady(installed)
     broker.on_failure = lambda: _end(reactor)
     if options["config"] is not None:
         broker.reloading.configure(config, options.config)
@@ -92,6 +94,14 @@ def makeService(options: Options) -> BrokerService:
 
 
 def _observer(of_twistd: usage.Options, config: Config) -> ILogObserver:
+def _steady(reactor: object) -> None:
+    """Let timers count what passes: Twisted's go by the wall clock, and stand still for an hour if that is set back."""
+    if not isinstance(reactor, ReactorBase) or type(reactor).callLater is not ReactorBase.callLater:
+        return
+    if not reactor.getDelayedCalls():
+        reactor.seconds = time.monotonic
+
+
     """twistd's own log as `config` wants it; twistd itself would write everything, and as text."""
     least = LogLevelFilterPredicate(LogLevel.levelWithName(config.log_level))
     # The one private name of Twisted here: it knows --logfile, --syslog, and to rotate on SIGUSR1.

@@ -41,6 +41,7 @@ from broker.core.sweep import Sweep
 from broker.core.taking import Taking
 from broker.core.topic import listener
 from broker.core.transaction import Transaction
+from broker.core.wall import Wall
 from broker.core.window import Budget
 from broker.errors import BadValue, BrokerError, Stopping
 
@@ -75,7 +76,7 @@ class Broker:
         self.clock = clock
         self.stats = BrokerStats()
         self._store = store
-        self._wall = wall
+        self._time = Wall(wall, clock.seconds)
         self._budget = Budget()
         self._directory = Directory(self._overlaid(), self._budget)
         self._journal = Journal(store, clock, self._directory.definitions, self._budget.allowance, self._committed)
@@ -108,7 +109,7 @@ class Broker:
         if len(inventory.readers) >= _FREEZE:
             gc.freeze()
         self._publishing.restore(inventory)
-        self.stats.started = self._wall()
+        self.stats.started = self._time.now()
         await self._settlement.restore(inventory)
         self._warn_of_aliases()
         self._delays.start()
@@ -182,8 +183,8 @@ class Broker:
         return self._journal.trouble
 
     def now(self) -> int:
-        """Microseconds of the wall clock."""
-        return int(self._wall() * 1_000_000)
+        """Microseconds of the wall clock; never less than they were."""
+        return int(self._time.now() * 1_000_000)
 
     @property
     def delayed(self) -> int:

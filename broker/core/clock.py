@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from broker.core.deadlines import LONGEST
 from broker.core.destination import named
 from broker.core.directory import Directory
 from broker.core.journal import Journal, Unit
@@ -129,7 +130,7 @@ class Delays:
         if not moments or self._stopped:
             return
         # Rounded up, so that messages due within one step are released together.
-        wait = max(-((now - min(moments)) // _STEP) * _STEP, 0) / 1e6
+        wait = min(max(-((now - min(moments)) // _STEP) * _STEP, 0) / 1e6, LONGEST)
         if self._alarm is not None and self._alarm.active():
             self._alarm.reset(wait)
         else:

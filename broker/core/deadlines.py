@@ -12,6 +12,8 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
 
+#: Seconds after which one looks again at what is due, whenever that is: the wall clock may have been set forward.
+LONGEST = 60.0
 #: Below this many entries a rebuild costs more than it frees.
 _MIN_REBUILD = 64
 

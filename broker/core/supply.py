@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from broker.core.deadlines import Deadlines
+from broker.core.deadlines import LONGEST, Deadlines
 from broker.core.delivery import Delivery, Move
 from broker.core.directory import Directory
 from broker.core.journal import RETRY_AFTER, Journal
@@ -251,7 +251,7 @@ class Supply:
                 return
             self._alarm.cancel()
         self._alarm_at = next_end
-        self._alarm = self._clock.callLater(max(next_end - self._now(), 0) / 1e6, self._ring)
+        self._alarm = self._clock.callLater(min(max(next_end - self._now(), 0) / 1e6, LONGEST), self._ring)
 
     def _ring(self) -> None:
         lapsed = [d for d in self._deadlines.due(self._now(), _MAX_LAPSES) if d.on_loan]
