@@ -190,7 +190,7 @@ class Session:
                 delivery = await self.reads.read(keys)
                 key = next((one for one in keys if delivery and one.destination.name == delivery.queue), key)
             else:
-                delivery = await self.reads.read([key], look=command.look)
+                delivery = await self._read(key, command.look)
             if delivery is None:
                 value = voice.missed(key)
                 continue
@@ -198,6 +198,16 @@ class Session:
                 self._settle_when_sent(delivery)
             value = self._value(voice, key, delivery)
         return value + voice.end()
+
+    async def _read(self, key: Key, look: bool) -> Delivery | None:
+        while True:
+            delivery = await self.reads.read([key], look=look)
+            if delivery is None or not key.cursor_of or not cursors.passed(delivery, key.cursor_of):
+                return delivery
+            self.reads.forget(delivery)
+            _ = self._broker.settle(delivery.id).addErrback(self._failed)
+            if key.close:
+                key = msgspec.structs.replace(key, close=False)
 
     def _check_read(self, key: Key, look: bool) -> None:
         """That the client may read there; what is open may always be closed."""

@@ -72,7 +72,11 @@ class FrontTest(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.store = MemoryStore()
+        self.setUp_with(MemoryStore())
+
+    def setUp_with(self, store: MemoryStore) -> None:
+        """A broker over this store, and a client of it."""
+        self.store = store
         self.broker = Broker(self.store, self.clock, policy=self.policy, wall=lambda: NOW + self.clock.seconds())
         self.successResultOf(Deferred.fromCoroutine(self.broker.start()))
         self.factory = MemcacheFactory(self.broker, dialect=self.dialect)
