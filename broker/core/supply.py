@@ -292,10 +292,17 @@ class Supply:
             if not longest:
                 del self._used[queue]
                 self._directory.forget(queue)
-                if not self._directory.rest(queue):
+                if not self.rest(queue):
                     self._used[queue] = now
             elif now - used >= longest and not queue.waiting and not self._directory.connected(queue):
                 del self._used[queue]
+    def rest(self, queue: Queue) -> bool:
+        """Keep no more of the queue in memory than must be; False if it is not at rest."""
+        if not self._directory.rest(queue):
+            return False
+        self._used.pop(queue, None)
+        return True
+
                 self.unused(queue)
         if self._used:
             self._sweep = self._clock.callLater(0 if evicted > _MAX_EVICTED else KEEP / 4, self._evict)

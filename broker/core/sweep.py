@@ -30,6 +30,8 @@ _PAUSE = 0.1
 #: Lanes looked at in a piece, and questions asked of the store (0.2 ms each, in its thread).
 _LANES = 2_000
 _QUESTIONS = 50
+#: Queues at rest of which nothing is known, looked at in a round.
+_UNKNOWN = 500
 #: Bytes of messages read at a time.
 _READ_BYTES = 256 * 1024
 
@@ -103,6 +105,10 @@ class Sweep:
     async def _go_round_dormant(self) -> None:
         """Wake those of the queues at rest that have something to settle."""
         dormant, policies = self._directory.dormant, self._directory.policies
+        for _ in range(min(len(dormant.unknown), _UNKNOWN)):
+            await self._rest()
+            if (name := dormant.unknown.pop()) in dormant and not self._stopped:
+                await self._look_at_dormant(name)
         by_policy = policies.speaks_of("ttl")
         for name in dormant.names() if by_policy else list(dormant.expiring):
             await self._rest()
@@ -113,10 +119,15 @@ class Sweep:
             due = state.expiring and state.expiring <= self._now()
             if by_policy and state.waiting and (ttl := policies.of(name).ttl):
                 due = due or state.since + ttl * 1000 <= self._now()
-            if due and (queue := self._directory.find(name)) is not None:
-                for reader in list(queue.readers):
-                    await self._look(reader.lane)
-                self._directory.rest(queue)
+            if due:
+                await self._look_at_dormant(name)
+
+    async def _look_at_dormant(self, name: str) -> None:
+        queue = self._directory.find(name)
+        if queue is not None:
+            for reader in list(queue.readers):
+                await self._look(reader.lane)
+            self._supply.rest(queue)
 
     async def _rest(self) -> None:
         """One more lane is looked at: pause first if there was enough in this piece."""

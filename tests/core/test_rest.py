@@ -263,3 +263,14 @@ def test_a_queue_that_wakes_twice_is_one_queue() -> None:
     assert result(waiting) is not None
     assert broker._directory.find("q") is broker._directory.queue("q")
     assert len(broker._directory.readers) == 1
+
+
+def test_looking_for_what_has_expired_leaves_nothing_in_memory() -> None:
+    bench = Bench()
+    for n in range(200):
+        put(bench, f"q{n}", "a")
+    bench.boot()
+    for _ in range(30):
+        bench.turn(0.5)
+    assert bench.broker.queue_stats("q0").oldest_ms >= 15_000, "somebody has looked"
+    assert (awake(bench), list(bench.broker._supply._used)) == (set(), [])
