@@ -95,6 +95,7 @@ def delivery_fields(delivery: Delivery, now: int) -> Fields:
         (b"X-Linger-Received", b"%d" % max((now - message.stamp) // 1_000_000, 0)),
         (b"X-Linger-Linger", _seconds(delivery.ttl)),
         (b"X-Linger-Topic", header_name(topic) if topic else b""),
+        *([(b"X-Linger-Group", header_name(message.group))] if message.group else []),
         *further_fields(message.headers),
     ]
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 PATIENCE = 1024 * 1024
 #: Seconds a refused client may go on sending before it is cut off; while it sends, it cannot read why.
 LINGERING = 10.0
+#: Seconds between two looks at what is still in the send buffer.
+_GLANCE = 0.005
 
 
 class Channel(http.HTTPChannel):
@@ -77,6 +79,8 @@ class Channel(http.HTTPChannel):
     def resumeProducing(self) -> None:
         """The client has taken our answers."""
         super().resumeProducing()
+        if self.closing:
+            return  # a stream that was too slow has ended
         self.paused = False
         self._networkProducer.resumeProducing()
         self.dataReceived(b"")
@@ -134,10 +138,24 @@ class Channel(http.HTTPChannel):
         self._cut = self.callLater(LINGERING, self.transport.abortConnection)
 
     @property
+    def closing(self) -> bool:
+        """True once we have said that we close."""
+        return bool(getattr(self.transport, "disconnecting", False))
+
+    @property
     def unsent(self) -> bool:
         """True while something is in our send buffer."""
         transport = self.transport
         return bool(getattr(transport, "dataBuffer", b"") or getattr(transport, "_tempDataBuffer", ()))
+
+    def when_sent(self, call: Callable[[bool], None]) -> None:
+        """Call with True once all that was written has left our send buffer, with False if the client went before."""
+        if self.gone:
+            call(False)
+        elif self.unsent:
+            self.callLater(_GLANCE, lambda: self.when_sent(call))
+        else:
+            call(True)
 
     def cut_later(self) -> None:
         """Give the client some time to take the rest, and go then."""
@@ -147,7 +165,7 @@ class Channel(http.HTTPChannel):
         """Close as soon as nothing is owed; who was refused is owed nothing."""
         if self.requests and self._cut is None:
             self.persistent = 0
-        else:
+        elif not self.closing:
             self.loseConnection()
 
 
@@ -239,8 +257,16 @@ class Request(server.Request):
         value: str | None = self.getHeader(name)
         return value
 
-    def answer(self, status: int, reason: bytes | None, fields: list[tuple[bytes, bytes]], body: bytes) -> None:
-        """Answer, whole."""
+    def answer(
+        self,
+        status: int,
+        reason: bytes | None,
+        fields: list[tuple[bytes, bytes]],
+        body: bytes,
+        sent: Callable[[bool], None] | None = None,
+    ) -> None:
+        """Answer, whole. `sent` is called once it has left our send buffer, or with False if it never will."""
+        channel = self.channel
         self.setResponseCode(status, reason)
         for name, value in fields:
             self.responseHeaders.addRawHeader(name, value)
@@ -248,6 +274,8 @@ class Request(server.Request):
             self.setHeader(b"Content-Length", b"%d" % len(body))
         self.write(body)
         self.finish()
+        if sent is not None:
+            channel.when_sent(sent)
 
     def stream(self, fields: list[tuple[bytes, bytes]]) -> Flow:
         """Begin an answer without an end; what is written to the result goes out at once."""
@@ -256,20 +284,6 @@ class Request(server.Request):
             self.responseHeaders.addRawHeader(name, value)
         self.write(b"")
         return Flow(self)
-
-    def when_sent(self, call: Callable[[bool], None]) -> None:
-        """Call with True once all that was written has left our send buffer, with False if the client went before."""
-        channel = self.channel
-
-        def look() -> None:
-            if channel.gone:
-                call(False)
-            elif channel.unsent:
-                channel.callLater(0.005, look)
-            else:
-                call(True)
-
-        look()
 
     def processingFailed(self, reason: Failure) -> None:
         """Something went wrong outside of an endpoint: log it, and say no more than that."""

@@ -252,9 +252,7 @@ class _Root(Resource):
         if isinstance(answer, Stream) and call is not None:
             await self._stream(request, call, answer)
         elif isinstance(answer, Answer):
-            request.answer(answer.status, None, answer.fields, answer.body)
-            if answer.sent is not None:
-                request.when_sent(answer.sent)
+            request.answer(answer.status, None, answer.fields, answer.body, answer.sent)
         else:
             rendered = problem.render(trouble, request.header("accept") or "", path)
             challenges = rights.CHALLENGES if rendered.status == 401 else []

@@ -217,8 +217,9 @@ class _Reader:
         subscription = self.subscription
         if subscription is not None and not subscription.closed:
             if goes_on:
-                self._broker.resume(subscription)
                 self._check()
+                if not self.slow:
+                    self._broker.resume(subscription)
             else:
                 self._broker.pause(subscription)
         if goes_on:

@@ -15,7 +15,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from broker.core.broker import Broker
-from broker.core.policy import Policy
+from broker.core.policy import Policies, Policy
 from broker.http.server import Site, make_site
 from broker.storage.memory import MemoryStore
 
@@ -119,7 +119,7 @@ class World:
         self,
         *,
         store: MemoryStore | None = None,
-        policy: Policy = Policy(),  # noqa: B008 - frozen
+        policy: Policy | Policies = Policy(),  # noqa: B008 - frozen
         **options: Any,
     ) -> None:
         self.clock = Clock()
