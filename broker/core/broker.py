@@ -25,7 +25,7 @@ from broker.core.delivery import Delivery
 from broker.core.destination import Destination, Kind, check_name
 from broker.core.directory import Directory
 from broker.core.freeing import Freeing
-from broker.core.journal import Journal, Unit
+from broker.core.journal import Journal
 from broker.core.message import Message
 from broker.core.moving import Moving
 from broker.core.policy import BindingPolicy, Policies, Policy, Rule, TopicPolicy
@@ -41,6 +41,7 @@ from broker.core.sweep import Sweep
 from broker.core.taking import Taking
 from broker.core.topic import listener
 from broker.core.transaction import Transaction
+from broker.core.unit import Unit
 from broker.core.wall import Wall
 from broker.core.window import Budget
 from broker.errors import BadValue, BrokerError, Stopping

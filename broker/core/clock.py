@@ -19,11 +19,12 @@ from twisted.logger import Logger
 from broker.core.deadlines import LONGEST
 from broker.core.destination import named
 from broker.core.directory import Directory
-from broker.core.journal import Journal, Unit
+from broker.core.journal import Journal
 from broker.core.message import Message, unpack
 from broker.core.publishing import SLOT_SECONDS, Publishing
 from broker.core.reader import Reader
 from broker.core.store import IStore
+from broker.core.unit import Unit
 from broker.errors import BrokerError
 
 #: Seconds before its first due time at which a slot is read.

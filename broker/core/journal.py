@@ -22,11 +22,10 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from broker.core.definitions import Definitions
-from broker.core.delivery import Delivery
-from broker.core.message import Message
 from broker.core.queue import Queue
 from broker.core.reader import CLAIM, Lane, Reader
 from broker.core.store import Failure, Group, IStore, PublishKey, Range
+from broker.core.unit import Unit
 from broker.errors import BrokerError, Stopping, StoreRefused, StoreUnavailable
 
 #: A group takes no further unit once it holds this much; a larger unit is a group of its own.
@@ -36,37 +35,6 @@ RETRY_AFTER = 1.0
 #: Seconds without a failed unit after which a store that takes facts alone is no longer in trouble: with steady
 #: publishers on a full disk it must not be well between any two of them.
 QUIET = 2.0
-
-
-@attrs.define(eq=False)
-class Append:
-    """One message for one lane; `queues` are to get it, `skipped` ones are not to see it."""
-
-    lane: Lane
-    message: Message
-    queues: tuple[Queue, ...] = ()
-    skipped: tuple[Queue, ...] = ()
-    #: What its publisher called it, and until when that is remembered (us; 0: it is not).
-    key: str = ""
-    until: int = 0
-
-
-@attrs.define(eq=False)
-class Unit:
-    """What is stored whole or not at all."""
-
-    appends: list[Append]
-    size: int
-    #: Settled with it, at once when it is committed.
-    settles: list[tuple[Reader, int]] = attrs.field(factory=list)
-    #: Settled and given back by a transaction, once it is committed.
-    acks: list[Delivery] = attrs.field(factory=list)
-    nacks: list[tuple[Delivery, Failure | None]] = attrs.field(factory=list)
-    #: Called when the outcome is known, before anybody is told: True if it is committed.
-    ended: Callable[[bool], None] | None = None
-    #: Fires with the number of each append (-1: its queue was deleted meanwhile).
-    done: Deferred[list[int]] = attrs.field(factory=Deferred)
-    numbers: list[int] = attrs.field(factory=list)
 
 
 @attrs.define(eq=False)

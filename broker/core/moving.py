@@ -15,12 +15,13 @@ from twisted.logger import Logger
 from broker.core.delivery import Move
 from broker.core.destination import Destination, Kind
 from broker.core.directory import Directory
-from broker.core.journal import Journal, Unit
-from broker.core.message import Message
+from broker.core.journal import Journal
+from broker.core.message import OVERHEAD, Message
 from broker.core.publishing import Publishing
 from broker.core.queue import Queue
 from broker.core.stats import BrokerStats
 from broker.errors import QueueFull
+from broker.core.unit import Unit
 
 #: Seconds until what could not be moved is tried again.
 RETRY_AFTER = 1.0

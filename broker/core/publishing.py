@@ -14,7 +14,7 @@ from broker.core.binding import Binding
 from broker.core.conditions import Subject
 from broker.core.destination import Destination, Kind, named
 from broker.core.directory import Directory
-from broker.core.journal import Append, Journal, Unit
+from broker.core.journal import Journal
 from broker.core.keys import Keys
 from broker.core.message import OVERHEAD, Message
 from broker.core.patterns import is_pattern
@@ -25,6 +25,7 @@ from broker.core.route import Published, Route, Transacted, together
 from broker.core.stats import BrokerStats
 from broker.core.store import Inventory, PublishKey
 from broker.core.topic import Listeners
+from broker.core.unit import Append, Unit
 from broker.core.waiting import Waiting
 from broker.errors import BadName, MessageTooLarge, QueueFull, Stopping
 

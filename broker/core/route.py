@@ -8,10 +8,10 @@ import attrs
 
 from broker.core.delivery import Delivery
 from broker.core.destination import Destination
-from broker.core.journal import Append
 from broker.core.message import Message
 from broker.core.queue import Queue
 from broker.core.reader import Reader
+from broker.core.unit import Append
 
 
 @attrs.define(eq=False, frozen=True)

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from broker.core.delivery import Delivery
 from broker.core.directory import Directory
-from broker.core.journal import Journal, Unit
+from broker.core.journal import Journal
 from broker.core.message import Message, unpack
 from broker.core.queue import Queue
 from broker.core.reader import UNLOADED, Reader
@@ -20,6 +20,7 @@ from broker.core.stats import BrokerStats
 from broker.core.store import Failure, Inventory, IStore
 from broker.core.supply import Supply
 from broker.core.transaction import Nack, Transaction
+from broker.core.unit import Unit
 from broker.errors import NotFound
 
 
