@@ -564,16 +564,44 @@ class AdminTests(KestrelTest):
     def test_basic_numbers(self) -> None:
         """4.4/5 4.3/3"""
         self.put("work", b"1")
-        for name in (
-            "uptime time version curr_items total_items bytes reserved_memory_ratio curr_connections total_connections"
-            " cmd_get"
-            " cmd_set cmd_peek get_hits get_misses bytes_read bytes_written queue_creates queue_deletes queue_expires"
-        ).split():
+        for name in [
+            "uptime",
+            "time",
+            "version",
+            "curr_items",
+            "total_items",
+            "bytes",
+            "reserved_memory_ratio",
+            "curr_connections",
+            "total_connections",
+            "cmd_get",
+            "cmd_set",
+            "cmd_peek",
+            "get_hits",
+            "get_misses",
+            "bytes_read",
+            "bytes_written",
+            "queue_creates",
+            "queue_deletes",
+            "queue_expires",
+        ]:
             self.stat(name)
-        for name in (
-            "items bytes total_items logsize expired_items age discarded waiters open_transactions transactions"
-            " canceled_transactions total_flushes journal_rewrites journal_rotations"
-        ).split():
+        for name in [
+            "items",
+            "bytes",
+            "total_items",
+            "logsize",
+            "expired_items",
+            "age",
+            "discarded",
+            "waiters",
+            "open_transactions",
+            "transactions",
+            "canceled_transactions",
+            "total_flushes",
+            "journal_rewrites",
+            "journal_rotations",
+        ]:
             self.stat(f"queue_work_{name}")
         self.client.send(b"get work+child\r\n")
         self.assertEqual(self.stat("queue_work_children"), "work+child")
