@@ -20,6 +20,7 @@ from broker.core.message import OVERHEAD, Message
 from broker.core.patterns import is_pattern
 from broker.core.policy import Policies
 from broker.core.queue import Queue
+from broker.core.ration import Ration
 from broker.core.reader import SEQ_BITS, Lane, Reader
 from broker.core.store import (
     DefineDestination,
@@ -71,6 +72,8 @@ class Directory:
         self.follow(policies)
         self.bindings = Bindings(self)
         self._budget = budget
+        #: What all queues together may look at in vain in one reactor turn.
+        self.ration = Ration()
         #: Lanes in memory only that were made so far; their readers have the highest ids.
         self._volatile = 0
 
@@ -128,7 +131,9 @@ class Directory:
         """The queue called `name`, made in memory if it is not there."""
         queue = self.find(name)
         if queue is None:
-            queue = self.queues[name] = Queue(name, Destination(Kind.QUEUE, name), self.policies.of(name))
+            queue = self.queues[name] = Queue(
+                name, Destination(Kind.QUEUE, name), self.policies.of(name), ration=self.ration
+            )
             log = self.logs.get(queue.destination)
             queue.id = log.id if log is not None else 0
             self.woken(queue)
@@ -140,7 +145,9 @@ class Directory:
             return self.queue(destination.name)
         slot = self.slots.get(destination.name)
         if slot is None:
-            slot = self.slots[destination.name] = Queue(destination.name, destination, self.policies.default)
+            slot = self.slots[destination.name] = Queue(
+                destination.name, destination, self.policies.default, ration=self.ration
+            )
             slot.id = self.log(destination).id
         return slot
 
@@ -349,7 +356,7 @@ class Directory:
         destination = Destination(Kind.QUEUE, name)
         lane = Lane(state.lane, destination, state.priority, state.next, expiring=state.expiring)
         self.logs[destination] = Log(destination, state.queue, {state.priority: lane})
-        queue = self.queues[name] = Queue(name, destination, self.policies.of(name), state.queue)
+        queue = self.queues[name] = Queue(name, destination, self.policies.of(name), state.queue, ration=self.ration)
         queue.counts, queue.last_age, queue.cautious = counts, state.last_age, self.cautious
         reader = self._attach(state.reader, queue, lane, state.cursor)
         reader.reserved = reader.claiming = state.reserved

@@ -6,6 +6,7 @@ where it is, its queue says why (`Queue.blocked`), and it is tried again.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 import msgspec
@@ -20,13 +21,15 @@ from broker.core.message import OVERHEAD, Message
 from broker.core.publishing import Publishing
 from broker.core.queue import Queue
 from broker.core.stats import BrokerStats
-from broker.errors import QueueFull
 from broker.core.unit import Unit
+from broker.errors import QueueFull
 
 #: Seconds until what could not be moved is tried again.
 RETRY_AFTER = 1.0
-#: Moves begun in one reactor turn.
-MAX_PER_TURN = 500
+#: Messages on their way at a time, and bytes of them (one message, if it is larger): all that a reactor turn begins,
+#: and all that a commit has of them. Half of what a turn may handle: what becomes of them is told in their headers.
+MAX_MESSAGES = 500
+MAX_BYTES = 128 * 1024
 
 
 class Moving:
@@ -51,32 +54,63 @@ class Moving:
         self._publishing = publishing
         self._stats = stats
         self._gone = gone
-        self._waiting: list[Move] = []
-        self._call: IDelayedCall | None = None
+        self._waiting: deque[Move] = deque()
+        #: Those whose target took nothing when it was last asked.
+        self._blocked: list[Move] = []
+        #: Messages on their way, and bytes of them.
+        self._under_way = self._bytes = 0
+        self._next: IDelayedCall | None = None
+        self._retry: IDelayedCall | None = None
         self._stopped = False
 
     def move(self, moves: list[Move]) -> None:
         """Begin to move these; each is on loan to nobody until it is gone."""
         self._waiting += moves
-        self._begin()
+        if self._next is None and not self._stopped:
+            self._begin()
 
     def stop(self) -> None:
         """Begin nothing more."""
         self._stopped = True
-        if self._call is not None and self._call.active():
-            self._call.cancel()
+        for call in (self._next, self._retry):
+            if call is not None:
+                call.cancel()
+        self._next = self._retry = None
+
+    def _begin_soon(self) -> None:
+        if self._waiting and self._next is None and not self._stopped:
+            self._next = self._clock.callLater(0, self._begin)
 
     def _begin(self) -> None:
         """Begin what can be moved now; look again later at what cannot."""
-        if self._stopped:
-            return
-        waiting, self._waiting = self._waiting[:MAX_PER_TURN], self._waiting[MAX_PER_TURN:]
-        blocked = [move for move in waiting if not self._begun(move)]
-        # More at once only while it goes on: what is blocked is looked at once a second, however much it is.
-        later = 0.0 if self._waiting and len(blocked) < len(waiting) else RETRY_AFTER
-        self._waiting += blocked
-        if self._waiting and (self._call is None or not self._call.active()):
-            self._call = self._clock.callLater(later, self._begin)
+        self._next = None
+        begun = size = 0
+        blocked: list[Move] = []
+        while self._waiting and begun < MAX_MESSAGES > self._under_way:
+            length = self._waiting[0].delivery.message.size - OVERHEAD
+            if (begun and size + length > MAX_BYTES) or (self._under_way and self._bytes + length > MAX_BYTES):
+                break
+            begun += 1
+            size += length
+            move = self._waiting.popleft()
+            if not self._begun(move):
+                blocked.append(move)
+        if blocked:
+            self._later(blocked)
+        if begun:
+            self._begin_soon()  # else when something of what is under way has come to an end
+
+    def _later(self, blocked: list[Move]) -> None:
+        """Look once a second at what is blocked, however much it is."""
+        self._blocked += blocked
+        if self._retry is None and not self._stopped:
+            self._retry = self._clock.callLater(RETRY_AFTER, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._waiting += self._blocked
+        self._blocked = []
+        self._begin_soon()
 
     def _begun(self, move: Move) -> bool:
         """Start one move; False if its target takes nothing now."""
@@ -102,11 +136,18 @@ class Moving:
         settles = [(delivery.reader, delivery.seq)] if delivery.reader.lane.durable else []
         unit = Unit(appends, message.size, settles=[*settles, *route.settles])
 
+        size = delivery.message.size - OVERHEAD
+        self._under_way += 1
+        self._bytes += size
+
         def ended(committed: bool) -> None:
+            self._under_way -= 1
+            self._bytes -= size
+            self._begin_soon()
             self._publishing.ended(route, committed)
             if not committed:
                 source.blocked = "the store does not commit"
-                self.move([move])
+                self._later([move])
                 return
             source.leaving -= 1
             if delivery.on_loan:

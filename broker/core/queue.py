@@ -18,12 +18,13 @@ from broker.core.counts import Counts
 from broker.core.delivery import Delivery, Move
 from broker.core.destination import Destination
 from broker.core.groups import Groups
-from broker.core.message import Message
+from broker.core.message import OVERHEAD, Message
 from broker.core.policy import Policy
 from broker.core.rate import Rate
+from broker.core.ration import Ration
 from broker.core.reader import Reader
 from broker.core.room import Room
-from broker.core.scan import MAX_EXAMINED, Scan
+from broker.core.scan import Scan
 from broker.errors import BrokerError
 
 #: Expired messages on their way to another queue, in memory. While that takes none, what lies behind so many waits.
@@ -53,8 +54,8 @@ class Queue:
     cautious: bool = False
     #: Scans whose next message must be loaded, or reserved, before anything more can be delivered.
     lacks: list[Scan] = attrs.field(factory=list)
-    #: Messages looked at since `rested`, and whether there are more to look at in a later reactor turn.
-    examined: int = 0
+    #: What may be looked at in vain in this reactor turn, and whether there is more to look at in a later one.
+    ration: Ration = attrs.field(factory=Ration)
     unfinished: bool = False
     #: How ``rate`` is kept.
     rate: Rate = attrs.field(factory=Rate)
@@ -180,16 +181,14 @@ class Queue:
     # -- delivering
 
     def rest(self) -> None:
-        """A reactor turn begins: so many messages may be looked at again."""
-        self.examined = 0
+        """A reactor turn begins: more may be looked at."""
         self.unfinished = False
 
-    def examine(self) -> bool:
-        """One more message was looked at in vain; True: it is enough for this reactor turn."""
-        self.examined += 1
-        if self.examined >= MAX_EXAMINED:
+    def examine(self, message: Message) -> bool:
+        """One more message is looked at in vain; False: not in this reactor turn."""
+        if not self.ration.take(message.size - OVERHEAD):
             self.unfinished = True
-        return self.unfinished
+        return not self.unfinished
 
     def head(self, now: int, line: Line | None = None) -> tuple[Reader, int, Message] | None:
         """The next message to deliver: lowest priority number first, then the oldest.
@@ -207,17 +206,23 @@ class Queue:
                 seq, message = found
                 expires = self.expires(reader, seq, message)
                 if expires and now >= expires:
-                    if self.policy.expire_to and self.crowded:
+                    if (self.policy.expire_to and self.crowded) or not self.examine(message):
                         break
                     self.expire(reader, seq, message)
                 elif reader.past is not None and reader.unwanted(seq, message):
+                    if not self.examine(message):
+                        break
                     reader.settle(seq, message)
                     self.settled.append((reader, seq, "unwanted"))
                 elif reader.failed and self._exhausted(reader, seq, message):
+                    if not self.examine(message):
+                        break
                     self._retire(reader.lend(seq, message, None, 0, 0), "max_attempts")
                 elif self.groups is not None and message.group and not self.groups.allows(message.group, line):
                     if scan.passed_over >= self.policy.max_scan:
                         self.stuck = f"max_scan: {scan.passed_over} messages of busy groups lie before what follows"
+                        break
+                    if not self.examine(message):
                         break
                     scan.set_aside(seq, message.group, message)
                 else:
@@ -225,7 +230,6 @@ class Queue:
                     if best is None or place[:2] < best[:2]:
                         best = place
                     break
-                self.examine()
             else:
                 if scan.lacks:
                     unloaded.append((reader.priority_of(scan.pointer), scan))

@@ -18,8 +18,6 @@ from broker.core.window import Budget, Window
 if TYPE_CHECKING:
     from broker.core.reader import Reader
 
-#: Messages looked at in one reactor turn, wanted or not.
-MAX_EXAMINED = 1_000
 #: Messages given back that stay in memory; beyond it they are read again when their turn comes.
 MAX_RETURNED = 65_536
 
@@ -102,10 +100,10 @@ class Scan:
                 continue
             if self.accepts is None or self.accepts(found[1]):
                 break
-            seq += 1
-            if reader.queue.examine():
+            if not reader.queue.examine(found[1]):
                 found = None
                 break
+            seq += 1
         self.pointer = seq
         return found
 

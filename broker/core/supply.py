@@ -6,6 +6,7 @@ Also here: what a queue forgets when nobody uses it, and loans that end by thems
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
@@ -70,8 +71,11 @@ class Supply:
         #: Queues used lately, or waiting for the end of their ``max_idle``, with the time of their last use (us).
         self._used: dict[Queue, int] = {}
         self._sweep: IDelayedCall | None = None
-        #: Queues that looked at enough messages in this reactor turn.
-        self._resting: set[Queue] = set()
+        #: Queues that have more to look at than the ration of this reactor turn allows, in the order of their turns.
+        self._resting: OrderedDict[Queue, None] = OrderedDict()
+        self._ration = directory.ration
+        self._ration.exhausted = self._renew_soon
+        self._renewal: IDelayedCall | None = None
         #: True while a read of the store is being asked for.
         self._fetching = False
         self._stopped = False
@@ -122,9 +126,28 @@ class Supply:
 
     def _pump_now(self, queue: Queue) -> None:
         del self._later[queue]
-        self._resting.discard(queue)
-        queue.rest()
         self.pump(queue)
+
+    def _renew_soon(self) -> None:
+        """The ration is used up; there is a new one in the next reactor turn."""
+        if self._renewal is None and not self._stopped:
+            # In two steps: what is called for while a thread's answer is handled still belongs to this turn.
+            self._renewal = self._clock.callLater(0, self._renew_later)
+
+    def _renew_later(self) -> None:
+        self._renewal = self._clock.callLater(0, self._renew)
+
+    def _renew(self) -> None:
+        self._renewal = None
+        self._ration.renew()
+        for _ in range(len(self._resting)):
+            if self._ration.over:
+                break
+            queue, _nothing = self._resting.popitem(last=False)
+            if queue.ration is not self._ration:
+                queue.ration.renew()
+            queue.rest()
+            self.pump(queue)
 
     def lent(self, delivery: Delivery) -> None:
         """A loan begins: keep account of it, and of its end if it has one."""
@@ -161,8 +184,8 @@ class Supply:
         """Tell the store what the queue settled by itself, and fetch what it lacks."""
         self.flush(queue)
         if queue.unfinished:
-            self._resting.add(queue)
-            self.pump_soon(queue)
+            self._resting[queue] = None
+            self._renew_soon()
         for scan in queue.lacks:
             if scan.lacks:
                 if not scan.loading:
@@ -273,6 +296,13 @@ class Supply:
         if self._sweep is None and not self._stopped:
             self._sweep = self._clock.callLater(KEEP, self._evict)
 
+    def rest(self, queue: Queue) -> bool:
+        """Keep no more of the queue in memory than must be; False if it is not at rest."""
+        if not self._directory.rest(queue):
+            return False
+        self._used.pop(queue, None)
+        return True
+
     def _evict(self) -> None:
         """Let queues that nobody uses come to rest, and those that are empty go if their policy says so."""
         self._sweep = None
@@ -290,19 +320,11 @@ class Supply:
                     reader.evict()
             longest = queue.policy.max_idle * 1000
             if not longest:
-                del self._used[queue]
                 self._directory.forget(queue)
                 if not self.rest(queue):
                     self._used[queue] = now
             elif now - used >= longest and not queue.waiting and not self._directory.connected(queue):
                 del self._used[queue]
-    def rest(self, queue: Queue) -> bool:
-        """Keep no more of the queue in memory than must be; False if it is not at rest."""
-        if not self._directory.rest(queue):
-            return False
-        self._used.pop(queue, None)
-        return True
-
                 self.unused(queue)
         if self._used:
             self._sweep = self._clock.callLater(0 if evicted > _MAX_EVICTED else KEEP / 4, self._evict)
@@ -310,7 +332,7 @@ class Supply:
     def stop(self) -> None:
         """Deliver nothing more, and leave no timer behind."""
         self._stopped = True
-        for call in (*self._later.values(), self._alarm, self._sweep):
+        for call in (*self._later.values(), self._alarm, self._sweep, self._renewal):
             if call is not None and call.active():
                 call.cancel()
         self._later.clear()

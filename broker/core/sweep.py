@@ -103,7 +103,7 @@ class Sweep:
         await self._go_round_dormant()
 
     async def _go_round_dormant(self) -> None:
-        """Wake those of the queues at rest that have something to settle."""
+        """Wake those of the queues at rest that have something to settle, or of which that is not known."""
         dormant, policies = self._directory.dormant, self._directory.policies
         for _ in range(min(len(dormant.unknown), _UNKNOWN)):
             await self._rest()
@@ -116,7 +116,7 @@ class Sweep:
             if found is None or self._stopped:
                 continue
             state = found[0]
-            due = state.expiring and state.expiring <= self._now()
+            due = 0 < state.expiring <= self._now()
             if by_policy and state.waiting and (ttl := policies.of(name).ttl):
                 due = due or state.since + ttl * 1000 <= self._now()
             if due:
@@ -179,6 +179,8 @@ class Sweep:
             queue.head(self._now())
             more = queue.unfinished
             self._supply.flush(queue)
+            if more:
+                await self._sleep(0)
 
     @staticmethod
     def _ttl(reader: Reader) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
+import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -13,6 +14,7 @@ from zope.interface import implementer
 from broker.core.broker import Broker
 from broker.core.message import Message
 from broker.core.policy import Policies, Policy
+from broker.core.ration import Ration
 from broker.core.store import Batch, Committed, Expired, Group, Inventory, IStore, Sizes
 from broker.errors import StoreUnavailable
 from broker.storage.memory import MemoryStore
@@ -161,3 +163,22 @@ class Bench:
 def text(body: str, **fields: Any) -> Message:
     """A message with this body."""
     return Message(body=body.encode(), **fields)
+
+
+def looked_at_in_each_turn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many messages all queues looked at in vain, between one ration and the next; the last number still grows."""
+    looked = [0]
+    take, renew = Ration.take, Ration.renew
+
+    def takes(ration: Ration, size: int) -> bool:
+        taken = take(ration, size)
+        looked[-1] += taken
+        return taken
+
+    def renews(ration: Ration) -> None:
+        renew(ration)
+        looked.append(0)
+
+    monkeypatch.setattr(Ration, "take", takes)
+    monkeypatch.setattr(Ration, "renew", renews)
+    return looked

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 
-from broker.core import scan
+from broker.core import ration
 from broker.core.broker import Broker
 from broker.core.consumers import Subscription
 from broker.core.delivery import Delivery
 from broker.core.destination import queue
 from broker.core.policy import Policies, Policy
-from broker.core.queue import Queue
-from tests.core.support import Bench, result, start, text
+from tests.core.support import Bench, looked_at_in_each_turn, result, start, text
 
 
 def fill(bench: Bench, *bodies: str, name: str = "q", **fields: Any) -> None:
@@ -101,14 +100,7 @@ def test_a_lease_keeps_its_group_across_a_restart() -> None:
 
 def test_what_lies_behind_a_busy_group_is_found_and_the_group_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Thousands of one group at the head, read in slices; each slice a reactor turn."""
-    examined = []
-    rest = Queue.rest
-
-    def rests(queue: Queue) -> None:
-        examined.append(queue.examined)
-        rest(queue)
-
-    monkeypatch.setattr(Queue, "rest", rests)
+    looked = looked_at_in_each_turn(monkeypatch)
     bench = Bench(policy=Policy(groups=True, max_scan=5_000))
     for n in range(3_000):
         fill(bench, f"a{n}")
@@ -117,8 +109,8 @@ def test_what_lies_behind_a_busy_group_is_found_and_the_group_afterwards(monkeyp
     assert taken is not None
     consumer = Consumer(bench.broker, prefetch=5)
     bench.turn()
-    assert max(examined) <= scan.MAX_EXAMINED
-    assert len(examined) >= 3
+    assert max(looked) == ration.MAX_MESSAGES
+    assert len(looked) >= 6
     assert consumer.bodies == ["b1", "b2"]
     result(bench.broker.ack([taken]))
     bench.turn()
