@@ -12,13 +12,14 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import cast
 
 import attrs
 from twisted.application import service
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.base import ReactorBase
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IListeningPort,
@@ -32,6 +33,7 @@ from twisted.logger import FilteringLogObserver, ILogObserver, Logger, LogLevel,
 from twisted.python import usage
 from twisted.python.components import Componentized
 from twisted.scripts._twistd_unix import UnixAppLogger
+from twisted.web.http import Request
 
 from broker import __version__
 from broker.auth.door import Door
@@ -41,7 +43,9 @@ from broker.core.broker import Broker
 from broker.core.stats import FrontStats
 from broker.core.store import IStore
 from broker.errors import BrokerError, ConfigError
-from broker.http.server import make_site
+from broker.http import guard
+from broker.http.problem import Problem
+from broker.http.server import Site, make_site
 from broker.listen import Address, Connections, Described, InUse, Way, parse
 from broker.lock import Lock
 from broker.logs import in_json
@@ -53,6 +57,7 @@ from broker.reload import Reloading
 from broker.settings import Settings
 from broker.stomp.flavour import FLAVOURS
 from broker.stomp.server import StompFactory
+from broker.stomp.websocket import WebSockets
 from broker.stomp.wishes import Terms
 from broker.storage.memory import MemoryStore
 from broker.storage.sqlite import SQLiteStore
@@ -82,8 +87,8 @@ def makeService(options: Options) -> BrokerService:
     except ConfigError as error:
         sys.exit(f"broker: {error.reason}")
     if options.parent is not None:
-        broker.log_observer = lambda: _observer(options.parent, config)
         _steady(installed)
+        broker.log_observer = lambda: _observer(options.parent, config)
     broker.on_failure = lambda: _end(reactor)
     if options["config"] is not None:
         broker.reloading.configure(config, options.config)
@@ -93,7 +98,6 @@ def makeService(options: Options) -> BrokerService:
     return broker
 
 
-def _observer(of_twistd: usage.Options, config: Config) -> ILogObserver:
 def _steady(reactor: object) -> None:
     """Let timers count what passes: Twisted's go by the wall clock, and stand still for an hour if that is set back."""
     if not isinstance(reactor, ReactorBase) or type(reactor).callLater is not ReactorBase.callLater:
@@ -102,6 +106,7 @@ def _steady(reactor: object) -> None:
         reactor.seconds = time.monotonic
 
 
+def _observer(of_twistd: usage.Options, config: Config) -> ILogObserver:
     """twistd's own log as `config` wants it; twistd itself would write everything, and as text."""
     least = LogLevelFilterPredicate(LogLevel.levelWithName(config.log_level))
     # The one private name of Twisted here: it knows --logfile, --syslog, and to rotate on SIGUSR1.
@@ -230,7 +235,24 @@ def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:
                 save=of.settings.save,
             )
             site.noisy = False
-            return Front(wish.front, way, Connections(site), site.drain)
+            pages = StompFactory(of.broker, max_message_size=size, clock=of.reactor, door=of.door)
+            site.resource = WebSockets(site.resource, pages, lambda request: _unwelcome(site, request))
+
+            def end() -> None:
+                site.drain()
+                pages.shut_down()
+
+            return Front(wish.front, way, Connections(site), end)
+
+
+def _unwelcome(site: Site, request: Request) -> int:
+    """The status with which a WebSocket is refused; 0: it may come in. A page's origin is checked as for all else."""
+    bound = getattr(request.getHost(), "host", "")  # a Unix socket has none
+    try:
+        guard.check(request.getHeader("host"), request.getHeader("origin"), bound, site.hosts)
+    except Problem as problem:
+        return problem.status
+    return 503 if site.stopping else 0
 
 
 @attrs.frozen

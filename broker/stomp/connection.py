@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import secrets
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as Structure
 
@@ -23,6 +23,7 @@ from zope.interface import implementer
 from broker.auth.door import Access, host_of
 from broker.auth.rights import User
 from broker.outbox import Outbox, Promise, Transport
+from broker.stomp.dialect import ALL
 from broker.stomp.errors import Refused, error_frame, refusal
 from broker.stomp.handshake import Agreed, agree
 from broker.stomp.heartbeat import Heartbeat
@@ -67,6 +68,10 @@ class StompProtocol(Protocol):
     def __init__(self, factory: StompFactory) -> None:
         self._factory = factory
         self.name = secrets.token_hex(12)
+        #: The versions that may be spoken: fewer where the transport has been promised one.
+        self.versions: Container[str] = ALL
+        #: The code of the ERROR that ended the connection; empty: none has.
+        self.last_error = ""
         self._clock = factory.clock
         self._parser = Parser()
         self._state = _State.CONNECTING
@@ -212,7 +217,7 @@ class StompProtocol(Protocol):
     # -- CONNECT
 
     def _connect(self, frame: Frame) -> None:
-        agreed, headers, door = agree(frame, self.name), frame.headers, self._factory.door
+        agreed, headers, door = agree(frame, self.name, self.versions), frame.headers, self._factory.door
         client = headers.get("client-id", "")
         login, passcode = headers.get("login", ""), headers.get("passcode", "")
         if door.open or not (login or passcode):
@@ -299,6 +304,7 @@ class StompProtocol(Protocol):
         answer = self._encoded(error_frame(refused, frame, self._factory.terms.flavour))
         keeps = self._factory.terms.flavour.on_error == "keep" and not refused.fatal
         if not keeps or self._state is not _State.CONNECTED:
+            self.last_error = refused.code
             self._close(answer, promise)
         elif promise is not None:
             promise.keep(answer)

@@ -7,6 +7,8 @@ another version.
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import msgspec
 
 
@@ -87,15 +89,15 @@ HANDSHAKE = msgspec.structs.replace(V1_0, version="", trims=False)
 
 #: From the highest version to the lowest.
 DIALECTS = (V1_2, V1_1, V1_0)
-VERSIONS = ",".join(sorted(dialect.version for dialect in DIALECTS))
+ALL = frozenset(dialect.version for dialect in DIALECTS)
+VERSIONS = ",".join(sorted(ALL))
 
 
-def negotiate(accept_version: str | None) -> Dialect | None:
-    """The highest version both speak; without the header that is 1.0; None if there is none in common.
+def negotiate(accept_version: str | None, versions: Container[str] = ALL) -> Dialect | None:
+    """The highest version both speak, of these; without the header that is 1.0; None if there is none in common.
 
     The order of the list does not matter, nor do blanks around its items.
     """
-    if accept_version is None:
-        return V1_0
-    offered = {item.strip() for item in accept_version.split(",")}
-    return next((dialect for dialect in DIALECTS if dialect.version in offered), None)
+    offered = {item.strip() for item in ("1.0" if accept_version is None else accept_version).split(",")}
+    both = (dialect for dialect in DIALECTS if dialect.version in offered and dialect.version in versions)
+    return next(both, None)

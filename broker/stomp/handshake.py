@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import attrs
 
 from broker import __version__
 from broker.stomp import heartbeat
-from broker.stomp.dialect import VERSIONS, Dialect, negotiate
+from broker.stomp.dialect import ALL, VERSIONS, Dialect, negotiate
 from broker.stomp.errors import Refused
 from broker.stomp.heartbeat import Beats
 from broker.stomp.wire import Frame
@@ -22,12 +24,12 @@ class Agreed:
     reply: Frame
 
 
-def agree(frame: Frame, session: str) -> Agreed:
-    """The answer to the first frame of a connection; raises `Refused`."""
+def agree(frame: Frame, session: str, versions: Container[str] = ALL) -> Agreed:
+    """The answer to the first frame of a connection, in one of these versions; raises `Refused`."""
     if frame.command not in ("CONNECT", "STOMP"):
         raise Refused("not connected", "the first frame of a connection must be CONNECT or STOMP")
     headers = frame.headers
-    dialect = negotiate(headers.get("accept-version"))
+    dialect = negotiate(headers.get("accept-version"), versions)
     if dialect is None:
         raise Refused("version not supported", f"Supported protocol versions are {VERSIONS}")
     if not dialect.cr_is_data and any("\r" in name or "\r" in value for name, value in headers.items()):
