@@ -22,15 +22,17 @@ from broker.core.directory import Directory
 from broker.core.message import Message, unpack
 from broker.core.queue import Queue
 from broker.core.reader import UNLOADED, Lane, Reader
-from broker.core.store import IStore
+from broker.core.store import Batch, IStore
 from broker.errors import NotFound
 
 #: Messages looked at for one page, wanted or not.
 MAX_EXAMINED = 10_000
-#: Messages looked at in one reactor turn: with a filter that parses bodies of a few KiB it takes 10 ms.
-_SLICE = 500
-#: Bytes read of the store at a time, of all lanes together; at least `_LEAST` of each.
-_READ_BYTES, _LEAST = 512 * 1024, 32 * 1024
+#: Messages looked at before the reactor has a turn: with a filter that parses bodies of a few KiB it takes 5 ms. A turn
+#: may see two such slices, one as an answer of the store comes in and one that was planned.
+_SLICE = 250
+#: Bytes read of the store at a time, of all lanes together; at least `_LEAST` of each. What is read is decoded in the
+#: turn in which it comes.
+_READ_BYTES, _LEAST = 64 * 1024, 16 * 1024
 #: Bytes of bodies on one page.
 MAX_PAGE_BYTES = 1024 * 1024
 #: Stretches of ten seconds whose delayed messages are looked at, the next ones.
@@ -89,6 +91,8 @@ class _Source:
     next: int
     #: Of delayed messages: where they go.
     target: str = ""
+    #: What is in memory of it, not decoded yet, and decoded.
+    stored: deque[Batch] = attrs.field(factory=deque)
     read: deque[tuple[int, Message]] = attrs.field(factory=deque)
     over: bool = False
 
@@ -201,13 +205,16 @@ class Browsing:
         """Put the source's next message where the lowest stamp is taken from."""
         while not source.read and not source.over:
             end = source.lane.next
-            batches = await self._store.read(source.lane.id, source.next, size) if source.next < end else []
-            for batch in batches:
-                for seq, message in enumerate(unpack(batch.count, batch.data), batch.base):
-                    if source.next <= seq < end and message.stamp > after:
-                        source.read.append((seq, message))
-                source.next = max(source.next, batch.base + batch.count)
-            source.over = not batches
+            if not source.stored and source.next < end:
+                source.stored.extend(await self._store.read(source.lane.id, source.next, size))
+            if not source.stored:
+                source.over = True
+                break
+            batch = source.stored.popleft()
+            for seq, message in enumerate(unpack(batch.count, batch.data), batch.base):
+                if source.next <= seq < end and message.stamp > after:
+                    source.read.append((seq, message))
+            source.next = max(source.next, batch.base + batch.count)
         if source.read:
             heapq.heappush(ahead, (source.read[0][1].stamp, number, source))
 
