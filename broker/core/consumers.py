@@ -135,9 +135,9 @@ class Consumers:
 
     def in_turn(self, scheduler: Scheduler) -> Iterator[Subscription]:
         """Those with credit, whose turn it is first."""
-        ranks = [next(iter(self._ready))] if len(self._ready) == 1 else sorted(self._ready)
-        if scheduler != "favour_reliable":
-            ranks.sort(key=lambda rank: rank[0])
+        ranks = list(self._ready)
+        if len(ranks) > 1:
+            ranks.sort(key=None if scheduler == "favour_reliable" else lambda rank: rank[0])
         for rank in ranks:
             ready = self._ready[rank]
             start = random.randrange(len(ready)) if scheduler == "random" else 0

@@ -121,6 +121,11 @@ class Journal:
 
     def settle(self, reader: Reader, low: int, high: int) -> None:
         """Everything in ``low <= seq < high`` is settled; nothing to do where nothing is stored."""
+        self.note(reader, low, high)
+        self._start()
+
+    def note(self, reader: Reader, low: int, high: int) -> None:
+        """The same for one of several: no commit begins before all of them are said, and something else is."""
         if not reader.lane.durable:
             return
         ranges = self._facts.settled.setdefault(reader.id, [])
@@ -128,7 +133,6 @@ class Journal:
             ranges[-1] = (ranges[-1][0], high)
         else:
             ranges.append((low, high))
-        self._start()
 
     def fail(self, reader: Reader, seq: int, failure: Failure | None) -> None:
         """Remember what a message has behind it; nothing to do where nothing is stored."""
@@ -240,7 +244,7 @@ class Journal:
                 unit.numbers.append(seq)
                 if append.until:
                     group.keys.append(PublishKey(lane.id, seq, append.key, append.until))
-                sizes[lane] = sizes.get(lane, 0) + append.message.size
+                sizes[lane] = sizes.get(lane, 0) + append.size
                 for reader in lane.readers if append.skipped else ():
                     if reader.queue in append.skipped:
                         sealed.unseen.setdefault(reader.id, []).append((seq, seq + 1))

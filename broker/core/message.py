@@ -49,7 +49,10 @@ class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     @property
     def size(self) -> int:
         """Bytes of memory it is counted with, wherever memory is bounded."""
-        return OVERHEAD + len(self.body) + sum(map(len, self.headers)) + sum(map(len, self.headers.values()))
+        size = OVERHEAD + len(self.body)
+        if self.headers:
+            size += sum(map(len, self.headers)) + sum(map(len, self.headers.values()))
+        return size
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -16,7 +16,7 @@ from broker.core.destination import Destination, Kind, named
 from broker.core.directory import Directory
 from broker.core.journal import Journal
 from broker.core.keys import Keys
-from broker.core.message import OVERHEAD, Message
+from broker.core.message import Message
 from broker.core.patterns import is_pattern
 from broker.core.policy import Policy, TopicPolicy
 from broker.core.queue import Queue
@@ -56,7 +56,7 @@ class Publishing:
         self.live = Listeners()
         self._live_count = 0
         self.keys = Keys()
-        self.waiting = Waiting(clock, lambda queue, message: self._publish(queue.destination, message))
+        self.waiting = Waiting(clock, lambda queue, message: self._publish(queue.destination, message, queue.policy))
         #: The last stamp given.
         self.stamp = 0
         self.stopping = False
@@ -84,30 +84,29 @@ class Publishing:
         """`Broker.publish`."""
         if self._directory.is_alias(destination):
             return self.publish_to([destination], message)
-        self.check(destination, message)
+        policy = self._check(destination, message)
         if message.key and (seen := self._seen(destination, message)) is not None:
             return seen
-        queue = self._directory.find(destination.name) if destination.kind is Kind.QUEUE else None
-        waits = queue is not None and queue.policy.overflow == "wait" and not message.delay
-        if queue is not None and waits and (queue in self.waiting or queue.room.full_for(message)):
-            return self.waiting.wait(queue, message)
-        return self._publish(destination, message)
+        if isinstance(policy, Policy) and policy.overflow == "wait" and not message.delay:
+            queue = self._directory.find(destination.name)
+            if queue is not None and (queue in self.waiting or queue.room.full_for(message)):
+                return self.waiting.wait(queue, message)
+        return self._publish(destination, message, policy)
 
-    def _publish(self, destination: Destination, message: Message) -> Deferred[Published]:
-        route = self.route(destination, self.accept(destination, message, self._delay(destination, message)))
+    def _publish(self, destination: Destination, message: Message, policy: Policy | TopicPolicy) -> Deferred[Published]:
+        route = self._route(destination, self._accept(message, policy, _delay(message, policy)), policy)
         if route.stored:
             return self._stored(route)
         self.ended(route, True)
         return succeed(self.told(route))
 
     def _stored(self, route: Route) -> Deferred[Published]:
-        until = self._remember_until(route)
         appends = [route.append] if route.append is not None else []
-        unit = Unit(appends, route.message.size, settles=route.settles, ended=partial(self.ended, route))
-        if until:
-            self.keys.begin(route.destination, route.message.key, until)
+        unit = Unit(appends, route.size, settles=route.settles, ended=partial(self.ended, route))
+        if route.until:
+            self.keys.begin(route.destination, route.message.key, route.until)
         published = self._journal.append(unit).addCallback(lambda numbers: self.told(route, *numbers[:1]))
-        return published.addErrback(self._not_stored, route) if until else published
+        return published.addErrback(self._not_stored, route) if route.until else published
 
     def _not_stored(self, failure: Failure, route: Route) -> Failure:
         self.keys.failed(route.destination, route.message.key, failure)
@@ -118,7 +117,8 @@ class Publishing:
         for target in self._directory.targets(destination):
             self._check(target, message)
 
-    def _check(self, destination: Destination, message: Message) -> None:
+    def _check(self, destination: Destination, message: Message) -> Policy | TopicPolicy:
+        """The same for what is no alias; what holds there."""
         if self.stopping:
             raise Stopping("the broker is stopping")
         queue = None
@@ -126,16 +126,21 @@ class Publishing:
             queue = self._directory.find(destination.name)
         elif is_pattern(destination.name):
             raise BadName(f"topic {destination.name} is a pattern: it can be subscribed to, and not published to")
-        limit = self._policy(destination).max_message_size
+        policy = queue.policy if queue is not None else self._policy(destination)
+        limit = policy.max_message_size
         if limit and len(message.body) > limit:
             raise MessageTooLarge(f"the body is {len(message.body)} bytes long, at most {limit} are allowed")
-        if queue is not None and queue.policy.overflow == "reject" and queue.room.full_for(message):
+        if queue is not None and policy.overflow == "reject" and queue.room.full_for(message):
             raise _full(queue)
+        return policy
 
-    def accept(self, destination: Destination, message: Message, delay: int = 0) -> Message:
-        """The message as it is kept: with a stamp, and its time to live, which begins when it is due, as a moment."""
+    def accept(self, destination: Destination, message: Message) -> Message:
+        """The message as it is kept, if it is not delayed: with a stamp, and its time to live as a moment."""
+        return self._accept(message, self._policy(destination), 0)
+
+    def _accept(self, message: Message, policy: Policy | TopicPolicy, delay: int) -> Message:
+        """The same; the life of one that is delayed begins when it is due."""
         self.stamp = self._journal.last_stamp = max(self._now(), self.stamp + 1)
-        policy = self._policy(destination)
         expires = message.expires
         if message.ttl and not delay:
             end = self.stamp + message.ttl * 1000
@@ -155,9 +160,16 @@ class Publishing:
 
         `forced`: it was taken long ago, and comes in now whatever its queue holds.
         """
+        return self._route(destination, message, self._policy(destination), forced=forced)
+
+    def _route(
+        self, destination: Destination, message: Message, policy: Policy | TopicPolicy, *, forced: bool = False
+    ) -> Route:
+        route = Route(destination, message, message.size)
+        if message.key and policy.dedup_window:
+            route.until = message.stamp + policy.dedup_window * 1000
         if message.delay:
-            return self._delayed(destination, message)
-        route = Route(destination, message)
+            return self._delayed(route)
         log = self._directory.log(destination)
         takers: list[Queue] = []
         hidden: list[Queue] = []
@@ -183,26 +195,28 @@ class Publishing:
             route.skipped += tuple(skipped)
         kept = [queue for queue in takers if queue.policy.durable]
         route.volatile = [queue for queue in takers if not queue.policy.durable]
-        retained = self._retained(destination)
+        retained = bool(policy.retain or policy.retain_bytes)
         if kept or retained:
             for queue in kept:
-                queue.room.expect(message)
+                queue.room.expect(route.size)
             lane = self._directory.lane(log, message.priority)
             if retained and lane.keep < 0:
                 self.retained(lane)
             if message.expires and (not lane.expiring or message.expires < lane.expiring):
                 lane.expiring = message.expires
-            route.append = Append(
-                lane, message, tuple(kept), (*hidden, *route.volatile), message.key, self._remember_until(route)
-            )
+            skipped_by = (*hidden, *route.volatile)
+            route.append = Append(lane, message, route.size, tuple(kept), skipped_by, message.key, route.until)
         elif not log.id and destination.kind is Kind.TOPIC:
             del self._directory.logs[destination]
         return route
 
     def _own(self, name: str) -> Queue:
-        self._stats.queues_created += not self._directory.exists(name)
-        own = self._directory.queue(name)
-        self._directory.use(own)
+        own = self._directory.find(name)
+        if own is None:
+            self._stats.queues_created += 1
+            own = self._directory.queue(name)
+        if not own.id:
+            self._directory.use(own)
         return own
 
     def _room(self, queue: Queue, route: Route) -> bool:
@@ -238,16 +252,16 @@ class Publishing:
             and (binding.filter is None or binding.filter.matches(subject))
         )
 
-    def _delayed(self, destination: Destination, message: Message) -> Route:
+    def _delayed(self, route: Route) -> Route:
+        destination, message = route.destination, route.message
         slot = Destination(Kind.SLOT, str((message.stamp // 1000 + message.delay) // (SLOT_SECONDS * 1000)))
         message = msgspec.structs.replace(message, target=str(destination))
         lane = self._directory.lane(self._directory.log(slot), 0)
         waits_in = lane.readers[0].queue
-        waits_in.room.expect(message)
-        route = Route(destination, message)
+        waits_in.room.expect(route.size)
         # Its lane does not tell where it goes to.
         key = f"{destination}\n{message.key}"
-        route.append = Append(lane, message, (waits_in,), (), key, self._remember_until(route))
+        route.append = Append(lane, message, route.size, (waits_in,), (), key, route.until)
         return route
 
     # -- what becomes of it
@@ -308,7 +322,7 @@ class Publishing:
 
     def _count(self, destination: Destination, message: Message) -> None:
         self._stats.published += 1
-        self._stats.published_bytes += message.size - OVERHEAD
+        self._stats.published_bytes += len(message.body)
         if destination.kind is Kind.TOPIC:
             self._stats.published_to_topics += 1
 
@@ -333,15 +347,9 @@ class Publishing:
         readers = [reader for reader in lane.readers if reader.terms.reads(key.seq)]
         return Published(message_id, {reader.queue.name: reader.delivery_id(key.seq) for reader in readers})
 
-    def _remember_until(self, route: Route) -> int:
-        """Until when its key is remembered (us); 0 = it has none that matters."""
-        window = self._policy(route.destination).dedup_window if route.message.key else 0
-        return route.message.stamp + window * 1000 if window else 0
-
     def _remembered(self, route: Route, published: Published) -> Published:
-        until = self._remember_until(route)
-        if until:
-            self.keys.remember(route.destination, route.message.key, until, lambda: published)
+        if route.until:
+            self.keys.remember(route.destination, route.message.key, route.until, lambda: published)
         return published
 
     # -- several at once
@@ -365,10 +373,9 @@ class Publishing:
         routes: list[Route] = []
         try:
             for destination, message in self._aimed(publishes):
-                self._check(destination, message)
-                accepted = self.accept(destination, message, self._delay(destination, message))
-                route = self._repeated(destination, message) or self.route(destination, accepted)
-                routes.append(route)
+                policy = self._check(destination, message)
+                accepted = self._accept(message, policy, _delay(message, policy))
+                routes.append(self._repeated(destination, message) or self._route(destination, accepted, policy))
         except Exception:
             for route in routes:
                 self.ended(route, False)
@@ -389,13 +396,9 @@ class Publishing:
             raise QueueFull(f"a publish with the key {message.key!r} is on its way; try again when it has an answer")
         answers: list[Published] = []
         _ = seen.addCallback(answers.append)
-        return Route(destination, message, first=answers[0])
+        return Route(destination, message, 0, first=answers[0])
 
     # -- policies
-
-    def _delay(self, destination: Destination, message: Message) -> int:
-        policy = self._policy(destination)
-        return message.delay or (policy.delay if isinstance(policy, Policy) else 0)
 
     def _policy(self, destination: Destination) -> Policy | TopicPolicy:
         if destination.kind is not Kind.QUEUE:
@@ -403,9 +406,9 @@ class Publishing:
         queue = self._directory.queues.get(destination.name)
         return queue.policy if queue is not None else self._directory.policies.of(destination.name)
 
-    def _retained(self, destination: Destination) -> bool:
-        policy = self._policy(destination)
-        return bool(policy.retain or policy.retain_bytes)
+
+def _delay(message: Message, policy: Policy | TopicPolicy) -> int:
+    return message.delay or (policy.delay if isinstance(policy, Policy) else 0)
 
 
 def _full(queue: Queue) -> QueueFull:

@@ -44,15 +44,15 @@ class Room:
 
     # -- what comes
 
-    def expect(self, message: Message) -> None:
+    def expect(self, size: int) -> None:
         """A message is on its way in."""
         self.incoming += 1
-        self._incoming_bytes += message.size
+        self._incoming_bytes += size
 
-    def expected(self, message: Message) -> None:
+    def expected(self, size: int) -> None:
         """It has come, or will not."""
         self.incoming -= 1
-        self._incoming_bytes -= message.size
+        self._incoming_bytes -= size
 
     # -- what goes
 

@@ -34,6 +34,10 @@ class Route:
 
     destination: Destination
     message: Message
+    #: Bytes of memory that it is counted with.
+    size: int
+    #: Until when its key is remembered (us); 0: it has none that matters.
+    until: int = 0
     #: What is to be stored of it; None: nothing.
     append: Append | None = None
     #: Queues that keep it in memory only.
@@ -71,7 +75,7 @@ class Route:
     def ended(self, committed: bool, gone: Callable[[Queue], None]) -> None:
         """Its commit has an outcome."""
         for queue in self.append.queues if self.append is not None else ():
-            queue.room.expected(self.message)
+            queue.room.expected(self.size)
             queue.counts.published += committed
         for victim in self.victims:
             queue = victim.reader.queue

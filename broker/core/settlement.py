@@ -80,7 +80,7 @@ class Settlement:
         acked = self._held(deliveries)
         for delivery in acked:
             self._acked(delivery)
-            self._journal.settle(delivery.reader, delivery.seq, delivery.seq + 1)
+            self._journal.note(delivery.reader, delivery.seq, delivery.seq + 1)
         self._changed(_queues(acked))
         return self._journal.durable()
 

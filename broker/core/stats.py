@@ -57,8 +57,8 @@ class BrokerStats:
     started: float = 0.0
     #: Called for what is known of each front, by its name.
     fronts: Callable[[], Mapping[str, FrontStats]] = attrs.field(default=dict, repr=False)
-    published_bytes: Annotated[int, counter("bytes", "Bodies and headers of publishes that became true.")] = 0
-    delivered_bytes: Annotated[int, counter("bytes", "Bodies and headers of deliveries.")] = 0
+    published_bytes: Annotated[int, counter("bytes", "Bodies of publishes that became true.")] = 0
+    delivered_bytes: Annotated[int, counter("bytes", "Bodies of deliveries.")] = 0
     published: Annotated[
         int, counter("messages", "Publishes that became true, moves from queue to queue included.")
     ] = 0

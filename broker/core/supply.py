@@ -17,7 +17,6 @@ from broker.core.deadlines import LONGEST, Deadlines
 from broker.core.delivery import Delivery, Move
 from broker.core.directory import Directory
 from broker.core.journal import RETRY_AFTER, Journal
-from broker.core.message import OVERHEAD
 from broker.core.queue import Queue
 from broker.core.reader import Reader
 from broker.core.scan import Scan
@@ -152,7 +151,7 @@ class Supply:
     def lent(self, delivery: Delivery) -> None:
         """A loan begins: keep account of it, and of its end if it has one."""
         self._stats.delivered += 1
-        self._stats.delivered_bytes += delivery.message.size - OVERHEAD
+        self._stats.delivered_bytes += len(delivery.message.body)
         if delivery.due:
             self.lease(delivery)
 

@@ -20,6 +20,8 @@ class Append:
 
     lane: Lane
     message: Message
+    #: Bytes of memory that it is counted with.
+    size: int
     queues: tuple[Queue, ...] = ()
     skipped: tuple[Queue, ...] = ()
     #: What its publisher called it, and until when that is remembered (us; 0: it is not).
