@@ -54,7 +54,7 @@ class Waiting:
         """There may be room somewhere."""
         for queue in list(self._queues):
             waiting = self._queues.get(queue, deque())
-            while waiting and not queue.full_for(waiting[0].message):
+            while waiting and not queue.room.full_for(waiting[0].message):
                 first = self._take(queue)
                 try:
                     published = self._publish(queue, first.message)
