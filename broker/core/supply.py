@@ -198,7 +198,7 @@ class Supply:
 
     def changed(self, queue: Queue) -> None:
         """Something in the queue may have become deliverable."""
-        if queue.wanted or queue in self._lookers:
+        if queue.wanted or queue in self._lookers or queue in self._resting:
             self.pump(queue)
 
     def look(self, queue: Queue) -> Deferred[None]:
@@ -306,27 +306,31 @@ class Supply:
         """Let queues that nobody uses come to rest, and those that are empty go if their policy says so."""
         self._sweep = None
         now = self._now()
-        evicted = 0
+        left = _MAX_EVICTED
         for queue, used in list(self._used.items()):
-            if now - used < KEEP * 1e6 or not queue.idle or queue in self._later or queue in self._lookers:
+            busy = not queue.idle or queue in self._later or queue in self._lookers or queue in self._resting
+            if busy or now - used < KEEP * 1e6:
                 continue
-            evicted += 1
-            if evicted > _MAX_EVICTED:
+            longest = queue.policy.max_idle * 1000
+            goes = now - used >= longest > 0 and not queue.waiting and not self._directory.connected(queue)
+            if longest and not queue.used and not goes:
+                continue
+            left -= 1
+            if left < 0:
                 break
             if queue.used:
                 queue.used = 0
                 for reader in queue.readers:
                     reader.evict()
-            longest = queue.policy.max_idle * 1000
             if not longest:
                 self._directory.forget(queue)
                 if not self.rest(queue):
                     self._used[queue] = now
-            elif now - used >= longest and not queue.waiting and not self._directory.connected(queue):
+            elif goes:
                 del self._used[queue]
                 self.unused(queue)
         if self._used:
-            self._sweep = self._clock.callLater(0 if evicted > _MAX_EVICTED else KEEP / 4, self._evict)
+            self._sweep = self._clock.callLater(0 if left < 0 else KEEP / 4, self._evict)
 
     def stop(self) -> None:
         """Deliver nothing more, and leave no timer behind."""

@@ -274,3 +274,18 @@ def test_looking_for_what_has_expired_leaves_nothing_in_memory() -> None:
         bench.turn(0.5)
     assert bench.broker.queue_stats("q0").oldest_ms >= 15_000, "somebody has looked"
     assert (awake(bench), list(bench.broker._supply._used)) == (set(), [])
+
+
+def test_many_that_are_to_go_some_time_are_looked_at_every_quarter_of_a_minute() -> None:
+    bench = Bench(policy=Policy(max_idle=600_000))
+    for n in range(1_500):
+        put(bench, f"q{n}", *("a" * (n % 2)))
+        bench.broker.subscribe(queue(f"q{n}"), lambda delivery: None, prefetch=1)
+    evict = bench.broker._supply._evict
+    for subscription in [one for found in bench.broker._directory.queues.values() for one in found.subscriptions]:
+        bench.broker.release(list(subscription.unsettled))
+        bench.broker.unsubscribe(subscription)
+    for _ in range(20):
+        bench.turn(59)
+        (call,) = [call for call in bench.clock.getDelayedCalls() if call.func == evict]
+        assert call.getTime() > bench.clock.seconds()
