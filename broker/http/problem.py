@@ -140,6 +140,7 @@ def render(problem: Problem, accept: str = "", instance: str = "") -> Rendered:
         document.update(problem.said)
         body = msgspec.json.encode(document)
     elif problem.silent:
+        headers.append((b"Content-Type", b"text/plain"))
         body = b""
     else:
         headers.append((b"Content-Type", b"text/plain"))

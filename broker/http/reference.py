@@ -9,7 +9,7 @@ import msgspec
 
 from broker.http.commit import Ops
 from broker.http.consuming import Wanted
-from broker.http.routes import ROUTES, Endpoint
+from broker.http.routes import Endpoint
 from broker.http.settings import Definitions
 
 _WHOLE = {"type": "integer", "minimum": 0, "maximum": 2**31}
@@ -220,18 +220,3 @@ VARIABLES: Mapping[str, tuple[dict[str, Any], str]] = {
     "message": ({"type": "integer", "minimum": 0, "maximum": 2**53}, "a message's id in its channel"),
     "problem": (_TEXT, "the last part of a problem's `type`"),
 }
-
-
-def table() -> str:
-    """The routes for the manual, in reStructuredText."""
-    lines = [".. list-table::", "   :header-rows: 1", "   :widths: 34 10 56", ""]
-    lines += ["   * - Request", "     - Answer", "     - What it does"]
-    for path, methods in ROUTES.items():
-        for method, endpoint in methods.items():
-            doc = DOCS[endpoint]
-            answers = ", ".join(str(status) for status in sorted(doc.answers))
-            names = ", ".join(f"``{name}``" for name in doc.parameters.split())
-            says = doc.says.replace("`", "``")
-            lines += [f"   * - ``{method} {path}``", f"     - {answers}"]
-            lines += [f"     - {says}" + (f". Parameters: {names}" if names else "")]
-    return "\n".join(lines)
