@@ -26,6 +26,8 @@ class Published:
     skipped: list[str] = attrs.field(factory=list)
     #: It was published before, under the same key, and is not stored again.
     duplicate: bool = False
+    #: Its stamp: its position wherever it is; 0: not known any more.
+    stamp: int = 0
 
 
 @attrs.define(eq=False)
