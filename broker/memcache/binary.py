@@ -36,8 +36,8 @@ from broker.memcache.commands import (
     Touch,
     Version,
 )
-from broker.memcache.text import MAX_KEY
 from broker.memcache.voice import Now, Outcome, sentence, words_of
+from broker.memcache.words import MAX_KEY
 
 if TYPE_CHECKING:
     from broker.core.delivery import Delivery

@@ -14,20 +14,19 @@ import msgspec
 
 from broker.errors import BrokerError
 from broker.memcache.commands import Cas, Command, Delete, Describe, Done, Get, Malformed, Set, Settle
-from broker.memcache.text import (
+from broker.memcache.text import INTERNAL_ERROR, UNAUTHENTICATED
+from broker.memcache.voice import Now, Outcome, sentence, words_of
+from broker.memcache.words import (
     BAD_CHUNK,
-    INTERNAL_ERROR,
     MAX_EXPTIME,
     MAX_FLAGS,
     MAX_KEY,
     MAX_LENGTH,
     MAX_UNIQUE,
     MIN_EXPTIME,
-    UNAUTHENTICATED,
     Payload,
     number,
 )
-from broker.memcache.voice import Now, Outcome, sentence, words_of
 
 if TYPE_CHECKING:
     from broker.core.delivery import Delivery

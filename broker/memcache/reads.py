@@ -65,6 +65,8 @@ class Reads:
         self._counters.get_hits += 1
         if look or key.peek:
             return delivery
+        if others:
+            key = next(one for one in keys if one.destination.name == delivery.queue)
         if key.open:
             self._open.setdefault(self._place(delivery.queue), deque()).append(delivery)
         elif delivery.reader.queue.policy.get_settles == "before":

@@ -16,29 +16,20 @@ from twisted.python.failure import Failure
 from broker.auth.door import Access
 from broker.auth.rights import Action
 from broker.core.delivery import Delivery
-from broker.core.destination import Kind
 from broker.core.message import Message
 from broker.core.route import Published
 from broker.errors import NotFound
-from broker.memcache import cursors, dumps, stats
+from broker.memcache import cursors
+from broker.memcache.administration import Administration
 from broker.memcache.commands import (
     Cas,
     Confirm,
     Delete,
-    Describe,
-    DumpConfig,
-    DumpStats,
     Flush,
-    FlushAll,
-    FlushExpired,
     Get,
     Monitor,
-    Reload,
     Set,
     Settle,
-    Shutdown,
-    Stats,
-    Status,
     Touch,
     Waiting,
 )
@@ -81,6 +72,7 @@ class Session:
         self._when_sent = when_sent
         self._failed = failed
         self.reads = Reads(of.broker, of.dialect, of.counters)
+        self._administration = Administration(of, write, room)
 
     # -- set
 
@@ -145,30 +137,14 @@ class Session:
                 return await self._delete(command)
             case Flush():
                 return await self._flush(command)
-            case FlushAll():
-                return await self._flush_all(command)
-            case FlushExpired():
-                return await self._flush_expired(command)
             case Monitor():
                 return await self._monitor(command)
             case Confirm():
                 key = self._keys.to_read(command.key)
                 confirmed = await self.reads.confirm(key, command.count)
                 return command.voice.end() if confirmed else command.voice.said(Outcome.NOT_OPEN)
-            case Stats():
-                return await self._stats(command)
-            case DumpStats() | DumpConfig():
-                return await self._dump(command)
-            case Describe():
-                return self._describe(command)
-            case Reload():
-                self.access.check(Action.ADMIN, None)
-                await self._of.reload(f"{self.access.user.name} over memcache")
-                return command.voice.said(Outcome.RELOADED)
-            case Status():
-                return self._status(command)
-            case Shutdown():
-                return self._shutdown(command)
+            case _:
+                return await self._administration.answer(command, self.access)
 
     # -- get
 
@@ -179,7 +155,9 @@ class Session:
             self._check_read(key, command.look)
             if key.cursor_of:
                 await cursors.begin(self._broker, self.access, key)
-        together = any(key.any for key in keys)
+        together = not command.look and any(key.any for key in keys)
+        if together and any(key.peek or key.close or key.abort for key in keys):
+            raise BadKey("any goes with open and t= only")
         value = b""
         for key in keys[:1] if together else keys:
             if value:
@@ -320,96 +298,3 @@ class Session:
         else:
             await self._broker.purge(name)
         return command.voice.said(Outcome.FLUSHED)
-
-    async def _flush_all(self, command: FlushAll) -> bytes:
-        self._counters.cmd_flush += 1
-        self._of.status.check_write()
-        self.access.check(Action.ADMIN, None)
-        if self._of.flush_all and self._of.dialect.flushes:
-            for name in self._broker.queues():
-                await self._broker.purge(name, on_loan=True)
-        return command.voice.said(Outcome.FLUSHED_ALL)
-
-    async def _flush_expired(self, command: FlushExpired) -> bytes:
-        if command.key is None:
-            self.access.check(Action.ADMIN, None)
-            names = self._of.surveyor.queues()
-        else:
-            self._of.status.check_write()
-            key = self._keys.of_queue(command.key)
-            self.access.check(Action.ADMIN, key.destination)
-            names = [key.destination.name]
-        flushed = 0
-        for name in names:
-            # Whoever looks for the next message settles what has expired before it.
-            before = self._broker.queue_stats(name).expired
-            await self._broker.peek(name)
-            flushed += self._broker.queue_stats(name).expired - before
-        return command.voice.text(b"%d\r\n" % flushed)
-
-    # -- the server
-
-    async def _stats(self, command: Stats) -> bytes:
-        self.access.look_around()
-        voice = command.voice
-        if command.argument:
-            return self._stats_of(command)
-        if self.access.may(Action.BROWSE, None):
-            for name, number in (await stats.general(self._of.surveyor, self._broker.now(), self._counters)).items():
-                self._write(voice.stat(name, number))
-        for name in self._seen():
-            self._write(b"".join(voice.stat(*one) for one in stats.queue(self._broker, name)))
-            await self._room()
-        return voice.end()
-
-    def _stats_of(self, command: Stats) -> bytes:
-        voice = command.voice
-        if command.argument == b"reset":
-            self._counters.reset()
-            return voice.said(Outcome.RESET)
-        found = stats.special(command.argument, self._of)
-        if found is None:
-            return voice.said(Outcome.UNKNOWN)
-        return b"".join(voice.stat(name, value) for name, value in found) + voice.end()
-
-    def _seen(self) -> list[str]:
-        return self.access.seen(Kind.QUEUE, self._of.surveyor.queues())
-
-    async def _dump(self, command: DumpStats | DumpConfig) -> bytes:
-        self.access.look_around()
-        names = self._seen()
-        if command.keys:
-            asked = [self._keys.of_queue(raw).destination.name for raw in command.keys]
-            names = self.access.seen(Kind.QUEUE, asked)
-        numbers = isinstance(command, DumpStats)
-        for name in names:
-            values = dumps.numbers(self._broker, name) if numbers else self._policy(name)
-            self._write(dumps.block(name, values))
-            await self._room()
-        return command.voice.end() if names else b"\r\n" + command.voice.end()
-
-    def _policy(self, name: str) -> dict[str, object]:
-        return dumps.policy(self._broker.policy_of(name))
-
-    def _describe(self, command: Describe) -> bytes:
-        key = self._keys.of_queue(command.key)
-        self.access.check(Action.BROWSE, key.destination)
-        name = key.destination.name
-        if not self._broker.exists(name):
-            return command.voice.text(b"")
-        numbers = dict(stats.of_queue(self._broker, name)) | self._policy(name)
-        return command.voice.text(b"".join(command.voice.stat(what, value) for what, value in numbers.items()))
-
-    def _status(self, command: Status) -> bytes:
-        if command.level is None:
-            return command.voice.text(self._of.status.level.name.encode() + b"\r\n")
-        self.access.check(Action.ADMIN, None)
-        self._of.status.change(command.level)
-        return command.voice.said(Outcome.STATUS)
-
-    def _shutdown(self, command: Shutdown) -> bytes:
-        if self._of.shutdown is None:
-            return command.voice.said(Outcome.NO_SHUTDOWN)
-        self.access.check(Action.ADMIN, None)
-        self._of.shutdown(f"{self.access.user.name} over memcache")
-        return command.voice.said(Outcome.BYE)

@@ -15,7 +15,7 @@ from collections import deque
 from broker.memcache.commands import Command, Malformed
 from broker.memcache.dialect import DEFAULT, Dialect
 from broker.memcache.meta import METAS
-from broker.memcache.text import Payload, texts_of
+from broker.memcache.words import Payload, texts_of
 
 LINE_TOO_LONG = b"CLIENT_ERROR line too long\r\n"
 #: The longest command line without its line end. memcached closes at 2 KB; 250 bytes of name, each as an escape, and

@@ -110,6 +110,18 @@ class AnyTests(FrontTest):
         self.says(b"get b/close\r\n", b"END\r\n")
         self.assertEqual(self.broker.stats.settled, 1)
 
+    def test_what_is_open_is_what_the_key_of_the_hit_says(self) -> None:
+        self.put("b", b"1", b"2")
+        self.says(b"get a b/any/open\r\n", value(b"b/any/open", b"1"))
+        self.says(b"get a/any/open b\r\n", b"ERROR a read of this queue is open, close it first\r\n")
+        self.says(b"get b/close\r\nget a/any/open b\r\n", b"END\r\n" + value(b"b", b"2"))
+        self.client.go()
+        self.assertEqual(self.broker.queue_stats("b").on_loan, 0)
+
+    def test_no_other_options(self) -> None:
+        for line in b"get a/any b/close", b"get a/any b/peek", b"get a/any/abort":
+            self.says(line + b"\r\n", b"CLIENT_ERROR any goes with open and t= only\r\n")
+
 
 class MonitorTests(FrontTest):
     """monitor and confirm."""

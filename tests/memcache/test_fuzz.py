@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
@@ -11,8 +12,10 @@ from twisted.internet.task import Clock
 
 from broker.core.broker import Broker
 from broker.core.policy import Policy
+from broker.memcache.dialect import DIALECTS
 from broker.memcache.server import MemcacheFactory
 from broker.storage.memory import MemoryStore
+from tests.memcache.fuzz import Fuzz, run
 from tests.memcache.support import NOW, Client
 
 _keys = st.sampled_from(b"a b /queue/a a/open a/close a/close/open a/abort a/peek /topic/a".split())
@@ -74,3 +77,10 @@ def test_garbage_gets_lines(data: bytes, cut: int) -> None:
     assert answer == b"" or answer.endswith(b"\r\n")
     assert b"Traceback" not in answer
     assert b"internal error" not in answer
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_whatever_comes_to_mind_in_three_protocols_harms_nobody(name: str) -> None:
+    for seed in range(3):
+        fuzz = Fuzz(seed)
+        assert run(DIALECTS[name], [fuzz.session() for _ in range(60)]) > 0

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from broker.core.policy import Policy
 from broker.memcache.commands import Done, Malformed
 from broker.memcache.meta import DUPLICATE, FORMAT, INVALID, MAX_FLAGS_COUNT, METAS, OPAQUE_TOO_LONG
-from broker.memcache.text import MAX_KEY, Payload
 from broker.memcache.voice import Outcome
 from broker.memcache.wire import Parser
+from broker.memcache.words import MAX_KEY, Payload
 from tests.memcache.support import Client, FrontTest
 
 
@@ -46,6 +46,10 @@ class MetaTests(FrontTest):
         self.says(b"ms a 0 \r\n\r\n", b"HD\r\n")
         self.says(b"mg a\r\nmg a t s k\r\n", b"HD\r\nHD t-1 s0 ka\r\n")
         self.says(b"mg a v\r\nmg a\r\n", b"VA 0\r\n\r\nEN\r\n")
+
+    def test_mg_without_v_takes_nothing_of_any_queue_either(self) -> None:
+        self.says(b"ms a 1\r\nx\r\nmg a/any\r\nmg a/open\r\n", b"HD\r\n" * 3)
+        self.assertEqual((self.ready("a"), self.broker.queue_stats("a").on_loan), (1, 0))
 
     def test_options_stay_in_the_key(self) -> None:
         self.says(b"ms a 1\r\nx\r\n", b"HD\r\n")

@@ -38,9 +38,9 @@ from broker.memcache.commands import (
 )
 from broker.memcache.dialect import DEFAULT
 from broker.memcache.meta import MetaVoice
-from broker.memcache.text import BAD_CHUNK, BAD_DELAY, BAD_DELETE, BAD_DELTA, MAX_KEY, texts_of
 from broker.memcache.voice import Outcome
 from broker.memcache.wire import LINE_TOO_LONG, MAX_GET_LINE, MAX_LINE, Parser
+from broker.memcache.words import BAD_CHUNK, BAD_DELAY, BAD_DELETE, BAD_DELTA, MAX_KEY, texts_of
 
 LIMIT = 1000
 LOUD, QUIET, CAS = texts_of(DEFAULT).loud, texts_of(DEFAULT).quiet, texts_of(DEFAULT).with_cas
