@@ -59,6 +59,8 @@ class Moving:
         self._blocked: list[Move] = []
         #: Messages on their way, and bytes of them.
         self._under_way = self._bytes = 0
+        #: Queues that something has left and that have not been told.
+        self._left: dict[Queue, None] = {}
         self._next: IDelayedCall | None = None
         self._retry: IDelayedCall | None = None
         self._stopped = False
@@ -78,12 +80,15 @@ class Moving:
         self._next = self._retry = None
 
     def _begin_soon(self) -> None:
-        if self._waiting and self._next is None and not self._stopped:
+        if (self._waiting or self._left) and self._next is None and not self._stopped:
             self._next = self._clock.callLater(0, self._begin)
 
     def _begin(self) -> None:
         """Begin what can be moved now; look again later at what cannot."""
         self._next = None
+        left, self._left = self._left, {}
+        for queue in left:
+            self._gone(queue)
         begun = size = 0
         blocked: list[Move] = []
         while self._waiting and begun < MAX_MESSAGES > self._under_way:
@@ -143,6 +148,7 @@ class Moving:
         def ended(committed: bool) -> None:
             self._under_way -= 1
             self._bytes -= size
+            self._left[source] = None
             self._begin_soon()
             self._publishing.ended(route, committed)
             if not committed:
@@ -154,7 +160,6 @@ class Moving:
                 delivery.reader.settle(delivery.seq, delivery.message)
                 source.counts.moved += 1
                 self._stats.moved += 1
-            self._gone(source)
 
         unit.ended = ended
         _ = self._journal.append(unit).addCallbacks(
