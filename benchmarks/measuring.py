@@ -1,7 +1,8 @@
 """What the benchmarks share: a broker in a process of its own, clients that cost little, and what is written of a run.
 
-A benchmark prints a table and writes the same as ``results/<name>.json``, with the versions and the kind of machine it
-ran on. Rates of one run may be compared with each other; those of two runs differ by a factor of 2.
+A benchmark prints a table and writes it to ``results/<name>.txt``, and the same as ``results/<name>.json`` with the
+versions and the kind of machine it ran on. Rates of one run may be compared with each other; those of two runs differ
+by a factor of 2.
 """
 
 from __future__ import annotations
@@ -263,7 +264,8 @@ def mib(size: float) -> float:
 
 def report(name: str, rows: list[Row], misses: list[str]) -> int:
     """Print the table, write it with what it was measured on; the exit status: 1 if a goal was missed."""
-    print(table(rows))
+    said = table(rows)
+    print(said)
     for miss in misses:
         print(f"missed: {miss}", file=sys.stderr)
     written = {
@@ -277,14 +279,17 @@ def report(name: str, rows: list[Row], misses: list[str]) -> int:
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(written, indent=1) + "\n")
+    (RESULTS / f"{name}.txt").write_text(said + "\n")
     return 1 if misses else 0
 
 
 def table(rows: list[Row]) -> str:
-    """Rows as lines of text with a heading; a row may lack columns."""
+    """Rows as lines of text with a heading; a few rows of many columns stand side by side. A row may lack columns."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     cells = [columns, *([_cell(row.get(column)) for column in columns] for row in rows)]
-    widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
+    if len(rows) < 4 < len(columns):
+        cells = [list(line) for line in zip(*cells, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join(
             cell.ljust(width) if place == 0 else cell.rjust(width)
