@@ -13,7 +13,7 @@ import msgspec
 
 from broker.core.message import Message, unpack
 from broker.core.policy import BindingPolicy
-from broker.core.store import BindingState
+from broker.core.store import BindingState, DefineBinding
 from broker.storage.lane import Lane
 from broker.storage.offline import Offline
 from broker.storage.tables import load_keys
@@ -51,6 +51,8 @@ class Place(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     run: int = 0
     #: The first message behind it; 0: all that follow are before it.
     stamp: int = 0
+    #: Of a binding that begins in the past: the filter that holds up to here.
+    filter_text: str = ""
 
 
 class Binding(_Line):
@@ -65,6 +67,10 @@ class Binding(_Line):
     filter_name: str = ""
     filter_text: str = ""
     follows: bool = False
+    #: The pattern of topics whose binding this one follows from.
+    of: str = ""
+    #: Up to where its filter is asked as messages are delivered.
+    past: list[Place] = []
 
 
 class Log(_Line):
@@ -226,7 +232,21 @@ class Dump:
             filter_name=define.filter_name,
             filter_text=define.filter_text,
             follows=define.follows,
+            of=self._pattern(define.of),
+            past=self._past(define),
         )
+
+    def _pattern(self, binding: int) -> str:
+        pattern = self._ledger.bindings.get(binding)
+        return self._names[pattern.define.source] if pattern is not None else ""
+
+    def _past(self, define: DefineBinding) -> list[Place]:
+        lanes = [lane for lane in self._ledger.lanes_of(define.source) if lane.id in define.past]
+        places = []
+        for lane in lanes:
+            end, text = define.past[lane.id]
+            places.append(Place(lane.priority, lane.run, self._stamp(lane, end), text))
+        return sorted(places, key=lambda place: (place.priority, place.run))
 
     def _places(self, source: int, marks: dict[int, int]) -> list[Place]:
         lanes = [lane for lane in self._ledger.lanes_of(source) if lane.id in marks]

@@ -173,7 +173,7 @@ class Load:
             place.stamp + self._shift
             for binding in self._bindings
             if binding.source == line.destination
-            for place in (*binding.start, *(binding.until or ()))
+            for place in (*binding.start, *(binding.until or ()), *binding.past)
             if (place.priority, place.run) == key[1:] and place.stamp
         ]
         self._log = self._logs[key] = _Log(
@@ -183,13 +183,17 @@ class Load:
             self._group.keep[id] = keep
 
     def _define_bindings(self) -> None:
-        bound = {(one.define.queue, one.define.source) for one in self._ledger.bindings.values()}
-        for line in self._bindings:
+        known = {(one.define.queue, one.define.source): one.define.id for one in self._ledger.bindings.values()}
+        # What follows from a pattern comes after it.
+        for line in sorted(self._bindings, key=lambda line: bool(line.of)):
             queue, source = self._known(line.queue), self._known(line.source)
-            if (queue, source) in bound:
+            if (queue, source) in known:
                 continue  # it is in force on the terms it has here
-            id = self._new("binding")
+            id = known[queue, source] = self._new("binding")
             start = self._numbers(line.source, line.start)
+            past: dict[int, tuple[int, str]] = {}
+            for place in line.past:
+                past |= {lane: (end, place.filter_text) for lane, end in self._numbers(line.source, [place]).items()}
             self._group.definitions.append(
                 DefineBinding(
                     id,
@@ -200,6 +204,8 @@ class Load:
                     line.filter_name,
                     line.filter_text,
                     line.follows,
+                    known[queue, self._known(line.of)] if line.of else 0,
+                    past,
                 )
             )
             if line.until is not None:

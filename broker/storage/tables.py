@@ -25,6 +25,7 @@ _INSERT_BATCH: Final = (
 )
 _pack_marks = msgspec.msgpack.Encoder().encode
 _unpack_marks = msgspec.msgpack.Decoder(dict[int, int]).decode
+_unpack_past = msgspec.msgpack.Decoder(dict[int, tuple[int, str]]).decode
 #: Keys of publishers in a row of ``dedup``: about 50 KB.
 KEYS: Final = 1024
 _encode_keys = msgspec.msgpack.Encoder().encode
@@ -85,7 +86,7 @@ def write_checkpoint(connection: sqlite3.Connection, ledger: Ledger, changes: Ch
     _write_bits(connection, ledger, changes)
     _write_failures(connection, ledger, changes)
     many(
-        "INSERT OR REPLACE INTO binding VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO binding VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [_binding_row(ledger.bindings[id]) for id in sorted(changes.bindings) if id in ledger.bindings],
     )
     _write_keys(connection, ledger)
@@ -177,6 +178,8 @@ def _binding_row(binding: BindingState) -> tuple[object, ...]:
         define.filter_name,
         define.filter_text,
         int(define.follows),
+        define.of,
+        _pack_marks(define.past),
     )
 
 
@@ -219,9 +222,18 @@ def load(connection: sqlite3.Connection) -> tuple[Ledger, Unfolded, int]:
     for id, seqs in behind.items():
         ledger.readers[id].settled.keep_apart(seqs)
     for row in connection.execute("SELECT * FROM binding ORDER BY id"):
-        id, queue, source, start, until, *policy, filter_name, filter_text, follows = row
+        id, queue, source, start, until, *policy, filter_name, filter_text, follows, pattern, past = row
         define = DefineBinding(
-            id, queue, source, _unpack_marks(start), BindingPolicy(*policy), filter_name, filter_text, bool(follows)
+            id,
+            queue,
+            source,
+            _unpack_marks(start),
+            BindingPolicy(*policy),
+            filter_name,
+            filter_text,
+            bool(follows),
+            pattern,
+            _unpack_past(past),
         )
         ledger.add_binding(BindingState(define, None if until is None else _unpack_marks(until)))
     changes = ledger.changes = Changes()

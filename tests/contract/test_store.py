@@ -139,7 +139,7 @@ async def test_the_numbers_of_a_lane_go_on_after_a_restart(kept: Kept) -> None:
 
 @tx()
 async def test_definitions_come_back(kept: Kept) -> None:
-    binding = DefineBinding(1, 1, 3, {3: 5}, BindingPolicy(1, 2, 3, 4), "sql", "price > 3", True)
+    binding = DefineBinding(1, 1, 3, {3: 5}, BindingPolicy(1, 2, 3, 4), "sql", "price > 3", True, past={3: (7, "price > 2")})
     definitions = [
         *queue_of(1, "a"),
         *queue_of(2, "b"),
@@ -147,7 +147,7 @@ async def test_definitions_come_back(kept: Kept) -> None:
         DefineLane(3, 3, 7, 1),
         DefineReader(3, 1, 3, 2),
         binding,
-        DefineBinding(2, 2, 3),
+        DefineBinding(2, 2, 3, of=1),
         EndBinding(2, {3: 9}),
     ]
     await kept.commit(Group(definitions=definitions))
@@ -168,7 +168,7 @@ async def test_definitions_come_back(kept: Kept) -> None:
             (2, 2, 2, 0),
             (3, 1, 3, 2),
         ]
-        assert inventory.bindings == [BindingState(binding), BindingState(DefineBinding(2, 2, 3), {3: 9})]
+        assert inventory.bindings == [BindingState(binding), BindingState(DefineBinding(2, 2, 3, of=1), {3: 9})]
         assert inventory.last_ids == {"destination": 3, "lane": 3, "reader": 3, "binding": 2}
         await kept.store.close()
 

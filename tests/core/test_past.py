@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
+from broker.cli import main
 from broker.core.destination import queue, topic
 from broker.core.policy import Policies, Policy, Rule
-from tests.core.support import EPOCH, Bench, result, start, text
+from tests.core.support import EPOCH, Bench, Holding, result, start, text
+from tests.storage.support import inline_store
 
 KEPT = Policies(Policy(), [Rule("kept", {"retain": 3_600_000})], topic_rules=[Rule("*", {"retain": 3_600_000})])
 
@@ -91,3 +97,33 @@ def test_the_past_of_a_queue_that_is_kept() -> None:
 def test_where_nothing_is_kept_there_is_no_past() -> None:
     bench = filled(Policies())
     assert bound(bench, "all", since=0) == []
+
+
+def test_patterns_and_the_past_outlive_a_fold_a_dump_and_a_load(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = inline_store(tmp_path / "a.sqlite")
+    bench = Bench(Holding(lambda: store), KEPT)
+    for n in range(4):
+        result(bench.broker.publish(topic("t.u"), text(str(n), headers={"odd": str(n % 2)})))
+    result(start(bench.broker.bind("all", topic("t.*"), since=0)))
+    result(start(bench.broker.bind("odd", topic("t.u"), match="header.odd = '1'", since=0)))
+    result(start(bench.broker.stop()))
+
+    def dumped(name: str) -> str:
+        assert main(["dump", str(tmp_path / name)]) == 0
+        return capfd.readouterr().out
+
+    (tmp_path / "dump").write_text(dumped("a.sqlite"))
+    assert main(["load", str(tmp_path / "dump"), str(tmp_path / "b.sqlite")]) == 0
+    capfd.readouterr()
+    assert dumped("b.sqlite") == dumped("a.sqlite")
+    for name in ("a.sqlite", "b.sqlite"):
+        store = inline_store(tmp_path / name)
+        bench = Bench(Holding(lambda: store), KEPT)  # noqa: B023 - called at once
+        assert bench.broker.sources("all") == [topic("t.*")]
+        assert everything(bench, "odd") == [b"1", b"3"]
+        assert result(start(bench.broker.unbind("all", topic("t.*"))))
+        result(bench.broker.publish(topic("t.u"), text("new")))
+        assert everything(bench, "all") == [b"0", b"1", b"2", b"3"]
+        result(start(bench.broker.stop()))
