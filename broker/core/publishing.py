@@ -296,7 +296,9 @@ class Publishing:
         self._offer(destination, message, message_id)
         for queue in route.volatile:
             self._changed(queue)
-        return self._remembered(route, Published(message_id, got, [queue.name for queue in route.skipped]))
+        return self._remembered(
+            route, Published(message_id, got, [queue.name for queue in route.skipped], stamp=message.stamp)
+        )
 
     def _waits(self, append: Append, seq: int) -> Published:
         if seq < 0:

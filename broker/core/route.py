@@ -127,4 +127,5 @@ def together(outcomes: list[Published]) -> Published:
         {queue: id for outcome in outcomes for queue, id in outcome.deliveries.items()},
         [queue for outcome in outcomes for queue in outcome.skipped],
         bool(outcomes) and all(outcome.duplicate for outcome in outcomes),
+        outcomes[0].stamp if outcomes else 0,
     )

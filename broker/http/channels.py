@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 
 from broker.core.broker import Broker
-from broker.core.destination import Kind
+from broker.core.browsing import State
+from broker.core.destination import Kind, queue
 from broker.core.stats import QueueStats
 from broker.core.survey import Surveyor
-from broker.errors import BadValue
+from broker.errors import BadValue, NotFound
 from broker.http import numbers
 from broker.http.call import Answer, Call, json
 from broker.http.counts import Counts
 
 #: Queues whose counts at an earlier time are remembered, for rates.
 _REMEMBERED = 1_000
+#: Messages settled at a time.
+_PAGE = 500
 #: Seconds between two looks at a queue for a rate.
 _LEAST = 1.0
 
@@ -32,22 +36,37 @@ class Channels:
         """``GET /channels``; with ``detail``: their numbers too, and those of the queues that are empty."""
         if "detail" in call.parameters:
             return numbers.listed(self._broker, self._surveyor, call)
-        return json(200, {"channels": call.access.seen(Kind.QUEUE, self._broker.queues())})
+        prefix = call.parameters.text("prefix") or ""
+        names = [name for name in self._broker.queues() if name.startswith(prefix)]
+        return json(200, {"channels": call.access.seen(Kind.QUEUE, names)})
 
     async def purge(self, call: Call) -> Answer:
-        """``DELETE /channels/C``: settle everything in it, or with ``state=ready`` only what waits; bindings stay.
+        """``DELETE /channels/C``: settle everything in it, or what is in one ``state``; bindings stay.
 
         With ``config`` the channel is forgotten, bindings and all.
         """
-        state = call.parameters.text("state")
-        if state not in (None, "ready"):
-            raise BadValue("Invalid state: ready, or leave it out.")
+        name, state = call.match.channel, call.parameters.text("state")
+        if state not in (None, "ready", "hidden", "delayed"):
+            raise BadValue("Invalid state: ready, hidden, delayed, or leave it out.")
         self._counts.drains += 1
         if call.parameters.flag("config"):
-            await self._broker.delete(call.match.channel)
+            await self._broker.delete(name)
+        elif state in ("hidden", "delayed"):
+            await self._purge(name, State.ON_LOAN if state == "hidden" else State.DELAYED)
         else:
-            await self._broker.purge(call.match.channel, on_loan=state is None)
+            await self._broker.purge(name, on_loan=state is None)
         return Answer(204)
+
+    async def _purge(self, name: str, state: State) -> None:
+        """Settle what is in this state at the moment."""
+        after: int | None = 0
+        while after is not None:
+            page = await self._broker.browse(queue(name), states=(state,), after=after, limit=_PAGE)
+            for seen in page.seen:
+                with contextlib.suppress(NotFound):  # it was settled meanwhile
+                    _ = self._broker.settle(seen.id).addErrback(lambda _: None)  # `durable` tells
+            after = page.after
+        await self._broker.durable()
 
     async def stats(self, call: Call) -> Answer:
         """``GET /channels/C/stats``; with ``full``: all its numbers."""

@@ -87,6 +87,8 @@ class Publishing:
         else:
             published = await self._told(call, self._broker.publish(destination, message))
         fields = _duplicate(published)
+        if published.stamp:
+            fields.append((b"X-Linger-Seq", b"%d" % published.stamp))
         if full and not published.duplicate:
             fields.append((b"X-Linger-Skipped", b",".join(map(metadata.header_name, full))))
         answer = json(202, published.deliveries)

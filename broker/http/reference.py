@@ -41,6 +41,7 @@ PARAMETERS: Mapping[str, tuple[dict[str, Any], str]] = {
     "match": (_TEXT, "a filter; only messages it is true of"),
     "msg": (_TEXT, "the message, as text/plain; it wins over the body"),
     "nowait": (_FLAG, "do not wait, whatever its value"),
+    "prefix": (_TEXT, "only names that begin so"),
     "priority": ({"type": "integer"}, "lower first; default 0"),
     "prune": (_FLAG, "end what is not named"),
     "queue": (_TEXT, "a pattern of names: `*` any run of characters, `?` any one"),
@@ -104,7 +105,9 @@ _CHANGED = {412: "`If-Match` names an older state", 415: "the body is not JSON",
 DOCS: Mapping[Endpoint, Doc] = {
     Endpoint.WELCOME: Doc("who the server is", answers={200: "Linger's welcome"}),
     Endpoint.CHANNELS: Doc(
-        "the channels with messages, bindings or somebody waiting", "detail queue limit after", {200: "their names"}
+        "the channels with messages, bindings or somebody waiting",
+        "detail queue limit after prefix",
+        {200: "their names"},
     ),
     Endpoint.TAKE: Doc(
         "the next message, on loan for its lease",

@@ -168,3 +168,33 @@ def test_full_stats_have_rates_and_say_when_it_will_be_empty() -> None:
     later = on.ask("GET", full).json
     assert (later["in_rate"], later["out_rate"], later["drain_eta"]) == (0.0, 1.0, 10.0)
     assert later["oldest_ms"] >= 9_000
+
+
+# -- taking some of it away
+
+
+@pytest.mark.parametrize(("state", "left"), [("ready", {"b", "c"}), ("hidden", {"a", "c"}), ("delayed", {"a", "b"})])
+def test_only_what_is_in_one_state_is_drained(state: str, left: set[str]) -> None:
+    on = world()
+    on.post("work", b"b", "?priority=-1")
+    on.post("work", b"a")
+    on.post("work", b"c", "?delay=60")
+    on.get("work")
+    assert on.ask("DELETE", f"/channels/work?state={state}").status == 204
+    assert set(bodies(browse(on))) == left
+    assert on.ask("DELETE", "/channels/work?state=odd").status == 400
+
+
+def test_a_channel_is_forgotten_with_what_it_reads() -> None:
+    on = world()
+    on.ask("PUT", "/channels/work/topics/news")
+    on.post("work")
+    assert on.ask("DELETE", "/channels/work?config=1").status == 204
+    assert (on.ask("GET", "/channels").json, on.ask("GET", "/topics").json) == ({"channels": []}, {"topics": []})
+
+
+def test_names_can_be_narrowed_by_how_they_begin() -> None:
+    on = world()
+    for name in ("a.1", "a.2", "b"):
+        on.post(name)
+    assert on.ask("GET", "/channels?prefix=a.").json == {"channels": ["a.1", "a.2"]}

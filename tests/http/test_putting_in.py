@@ -261,3 +261,12 @@ def test_a_batch_that_does_not_fit_stores_nothing() -> None:
     on = world(max_messages=1)
     assert batch(on, "application/json", b"[1,2]").status == 507
     assert on.ready("work") == (0, 0)
+
+
+def test_a_topic_tells_the_position_of_what_was_published() -> None:
+    on = world()
+    on.ask("PUT", "/channels/a/topics/news")
+    first, second = [int(on.ask("POST", "/topics/news", b"x").headers["x-linger-seq"]) for _ in range(2)]
+    assert first < second
+    page = on.ask("GET", f"/channels/a/messages?after={first}").json["messages"]
+    assert [one["position"] for one in page] == [second]

@@ -234,3 +234,21 @@ def test_following_needs_nothing_stored_for_a_reader() -> None:
 @pytest.mark.parametrize("last", ["x", "-1", "9" * 17])
 def test_a_wrong_last_event_id_is_400(last: str) -> None:
     assert world().ask("GET", "/topics/news/stream", Last_Event_ID=last).status == 400
+
+
+def test_a_thousand_readers_of_whom_one_is_slow_and_one_drops_out() -> None:
+    on = world(max_bytes=3_000)
+    readers = [Reader(on, "/topics/news/stream") for _ in range(1_000)]
+    slow, leaver, others = readers[0], readers[1], readers[2:]
+    bodies = [str(number) for number in range(16)]
+    publish(on, *bodies[:4])
+    slow.pause(True)
+    seen = leaver.events()
+    leaver.connection.leave()
+    publish(on, *bodies[4:])
+    back = Reader(on, "/topics/news/stream", Last_Event_ID=seen[-1]["sse"])
+    assert [one["data"] for one in seen] + data(back) == bodies
+    assert all(data(reader) == bodies for reader in others)
+    assert data(slow) == bodies[:4]
+    slow.pause(False)
+    assert [one["kind"] for one in slow.events()] == ["slow"]
