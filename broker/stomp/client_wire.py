@@ -33,7 +33,10 @@ class Lost(Exception):
 
 
 class ClientProtocol(Protocol):
-    """Speaks STOMP to a server. `message` is called with each MESSAGE, `ended` once the connection is over or will be."""
+    """Speaks STOMP to a server. `message` is called with each MESSAGE, `ended` when it is over, or will be.
+
+    It may be called twice.
+    """
 
     transport: Any
 
