@@ -43,6 +43,7 @@ setup(
         "prometheus_client>=0.23",
     ],
     extras_require={
+        "cli": ["rich>=13.9"],
         "docs": [
             "furo>=2024.8",
             "sphinx>=7.4",

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from broker import __version__
 from broker.auth.secret import BadSecret
-from broker.cli import config, queues, store, subscribe, users
+from broker.cli import channels, config, queues, store, subscribe, users
 from broker.cli.client import BadUrl, Client, Refused, Unreachable
 from broker.cli.exits import Exit
 from broker.cli.output import as_json, unwritten, write
@@ -105,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     get.set_defaults(run=_get, offline=False)
     subscribe.add_parser(commands, _count)
     queues.add_parser(commands, common)
+    channels.add_parsers(commands, common, _count)
     users.add_parser(commands)
     config.add_parser(commands)
     store.add_parsers(commands)

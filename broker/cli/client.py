@@ -97,6 +97,15 @@ class Client:
             if not after:
                 return found
 
+    def json(self, method: str, path: str, body: bytes | None = None) -> Any:
+        """Ask, with a body in JSON if there is one; what the answer says, None if it says nothing."""
+        headers = {"Content-Type": "application/json"} if body is not None else None
+        _, _, answer = self._request(method, path, body, headers)
+        try:
+            return json.loads(answer) if answer else None
+        except ValueError:
+            raise Unreachable("what answers there is no broker, or an old one") from None
+
     def _request(
         self,
         method: str,

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import sys
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from broker.cli.client import Taken
@@ -15,6 +16,41 @@ from broker.cli.exits import Exit
 def as_json(value: dict[str, Any]) -> str:
     """One line."""
     return json.dumps(value, ensure_ascii=False)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print; a name may hold what the terminal's encoding has not. Raises `OSError`."""
+    sys.stdout.buffer.write("".join(f"{line}\n" for line in lines).encode())
+    sys.stdout.buffer.flush()
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int] = ()) -> Iterator[str]:
+    """The lines of a table; `right` are the columns of numbers. On a terminal rich draws it, if it is installed."""
+    lines = [tuple(row) for row in rows]
+    if sys.stdout.isatty():
+        try:
+            from rich.console import Console
+            from rich.table import Table
+            from rich.text import Text
+        except ImportError:
+            pass
+        else:
+            drawn = Table(box=None, pad_edge=False)
+            for number, heading in enumerate(headings):
+                drawn.add_column(heading, justify="right" if number in right else "left", overflow="fold")
+            for line in lines:
+                drawn.add_row(*(Text(cell) for cell in line))
+            with (console := Console()).capture() as captured:
+                console.print(drawn)
+            yield from captured.get().splitlines()
+            return
+    widths = [max(map(len, column)) for column in zip(headings, *lines, strict=True)]
+    for line in (tuple(headings), *lines):
+        cells = (
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        yield "  ".join(cells).rstrip()
 
 
 def write(message: Taken, *, in_json: bool, newline: bool) -> None:
