@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from twisted.logger import Logger
 
 from broker.errors import BrokerError, StoreRefused, StoreUnavailable
 from broker.storage.reserve import Reserve
-from broker.storage.writing import checkpoint, finish_checkpoint, keep_room, mend
+from broker.storage.writing import checkpoint, finish_checkpoint, keep_room, mend, renew
 
 _T = TypeVar("_T")
 
@@ -164,7 +165,13 @@ class DataFile:
 
     async def read(self, function: Callable[..., _T], *args: object) -> _T:
         """Run `function` with the read connection."""
-        return await self._run(1, function, *args)
+        try:
+            return await self._run(1, function, *args)
+        except BrokerError:
+            # A statement that was left half-way keeps its snapshot as long as anything refers to it.
+            with contextlib.suppress(StoreUnavailable):  # the next use connects anew
+                await self._run(1, renew)
+            raise
 
     async def write(self, function: Callable[..., _T], *args: object) -> _T:
         """Run `function` with the write connection; after an error nothing of it is left."""

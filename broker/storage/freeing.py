@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from itertools import islice
 from typing import Final, TypeAlias
 
@@ -38,12 +39,12 @@ def write(connection: sqlite3.Connection, lanes: Freeable, budget: int) -> tuple
                 (lane, lo, hi, hi),
             )
             last = None
-            for base, length in rows:
-                if freed >= budget:
-                    break
-                last = base
-                freed += length
-            rows.close()
+            with closing(rows):
+                for base, length in rows:
+                    if freed >= budget:
+                        break
+                    last = base
+                    freed += length
             if last is not None:
                 connection.execute("DELETE FROM batch WHERE lane = ? AND base BETWEEN ? AND ?", (lane, lo, last))
             if freed >= budget:

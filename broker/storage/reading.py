@@ -8,6 +8,7 @@ from typing import Final
 
 from broker.core.message import unpack
 from broker.core.store import Batch
+from broker.errors import StoreUnavailable
 from broker.storage.fold import Folding, Keep, cut
 from broker.storage.quarantine import Unreadable, flaw
 from broker.storage.unfolded import Place
@@ -233,16 +234,22 @@ def _first_straggler(connection: sqlite3.Connection, stamp: int, behind: list[tu
 
 
 def fetch(connection: sqlite3.Connection, keeps: list[Keep], folding: Folding) -> None:
-    """Copy what a fold keeps of some records."""
+    """Copy what a fold keeps of some records.
+
+    Raises `StoreUnavailable` for one that is neither there nor folded: it must not go for what was not seen.
+    """
     connection.execute("BEGIN")
+    folded = connection.execute("SELECT value FROM meta WHERE key = 'checkpoint'").fetchone()[0]
     cid, row = -1, None
     for keep in keeps:
         part = keep.place.part
         if keep.place.cid != cid:
             cid = keep.place.cid
             row = connection.execute("SELECT data FROM rec WHERE cid = ?", (cid,)).fetchone()
+        if row is None and cid <= folded:
+            continue  # by a commit that was taken for failed
         if row is None:
-            continue  # folded before, by a commit that was taken for failed
+            raise StoreUnavailable(f"record {cid} of the data file is missing")
         data = row[0][part.offset : part.offset + part.length]
         # Joined with others, a part that cannot be read would take them along.
         if wrong := flaw(part.count, data):

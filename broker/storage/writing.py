@@ -107,6 +107,11 @@ def mend(connection: sqlite3.Connection) -> None:
         connection.reconnect()  # type: ignore[attr-defined]
 
 
+def renew(connection: sqlite3.Connection) -> None:
+    """Begin again with a new connection."""
+    connection.reconnect()  # type: ignore[attr-defined]
+
+
 def checkpoint(connection: sqlite3.Connection) -> None:
     """Copy the write-ahead log into the file as far as that goes without waiting for anybody."""
     connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()

@@ -32,6 +32,7 @@ from broker.core.store import (
     ReaderState,
 )
 from broker.errors import StoreRefused, StoreUnavailable
+from broker.storage import expiring
 from broker.storage.memory import MemoryStore
 from broker.storage.sqlite import SQLiteStore
 from tests.storage.support import inline_store, messages, queue_of
@@ -87,7 +88,7 @@ def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kept]:
     elif request.param == "sqlite inline":
         kept = Kept(lambda: inline_store(path), new=True)
     else:
-        kept = Kept(lambda: SQLiteStore(path), new=True)
+        kept = Kept(lambda: SQLiteStore(path, sync="normal"), new=True)
     wait(kept.store.open())
     try:
         yield kept
@@ -249,13 +250,13 @@ async def test_a_key_that_cannot_be_stored_is_refused(kept: Kept) -> None:
 async def test_an_inventory_belongs_to_whoever_asked(kept: Kept) -> None:
     await kept.commit(Group(parts={1: messages(0, 3)}, definitions=queue_of(1), failures={(1, 1): Failure(1)}))
     inventory = await kept.crash()
-    inventory.readers[0].failures.clear()
-    inventory.readers[0].settled.append((0, 9))
+    inventory.readers[0].failures = {}
+    inventory.readers[0].settled = [(0, 9)]
     inventory.lanes[0].next = 77
     inventory.last_ids["lane"] = 77
     again = await kept.crash()
     assert again.readers[0].failures == {1: Failure(1)}
-    assert again.readers[0].settled == []
+    assert again.readers[0].settled == ()
     assert again.lanes[0].next == 3
     assert again.last_ids["lane"] == 1
 
@@ -495,14 +496,16 @@ async def test_what_has_expired_is_found_and_when_to_look_again(kept: Kept, size
 
 
 @tx()
-async def test_expired_looks_at_a_bounded_number_of_runs(kept: Kept) -> None:
+async def test_expired_looks_at_a_bounded_number_of_runs(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert expiring.RUNS == 1000
+    monkeypatch.setattr(expiring, "RUNS", 10)
     await kept.commit(Group(definitions=queue_of(1)))
-    for number in range(2100):
-        await kept.commit(Group(parts={1: [Message(number + 1, bytes(16_500 if number < 1050 else 5), expires=9)]}))
-    for now, ranges in ((5, []), (9, [(0, 1000)])):
+    for number in range(35):
+        await kept.commit(Group(parts={1: [Message(number + 1, bytes(16_500 if number < 15 else 5), expires=9)]}))
+    for now, ranges in ((5, []), (9, [(0, 10)])):
         found = await kept.store.expired(1, 0, now, 1 << 20)
-        assert (found.ranges, found.upto, found.next_expiry, found.stamp) == (ranges, 1000, 9 if now < 9 else 0, 1)
-        assert (await expired_of(kept, now))[0] == (set() if now < 9 else set(range(2100)))
+        assert (found.ranges, found.upto, found.next_expiry, found.stamp) == (ranges, 10, 9 if now < 9 else 0, 1)
+        assert (await expired_of(kept, now))[0] == (set() if now < 9 else set(range(35)))
 
 
 @tx()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 
 from broker.core.destination import Kind
 from broker.core.store import DefineBinding, DefineDestination, DefineLane, DefineReader, DropQueue, Group
-from broker.storage import reading, unfolded
+from broker.errors import StoreUnavailable
+from broker.storage import fold, reading, unfolded
+from broker.storage.fold import Folding
 from broker.storage.record import Directory, Part
 from broker.storage.sqlite import FOLD_PAUSE, SQLiteStore
 from broker.storage.unfolded import Place
@@ -163,6 +166,25 @@ def test_a_commit_is_not_refused_because_its_fold_finds_no_room(store: SQLiteSto
     store._reactor.pump([0.2, 1])
     assert rows(store, "SELECT base, n FROM batch") == [(0, 13)]
     assert list(stored(store, 1).values()) == messages(0, 13)
+
+
+def test_what_a_fold_cannot_see_is_not_taken_for_folded(store: SQLiteStore) -> None:
+    """A statement that was left half-way keeps its snapshot, and that of before a commit does not have its record."""
+    for number in range(3):
+        result(store.commit(Group(parts={1: messages(number, 1)}, definitions=queue_of(1) if not number else [])))
+    with closing(sqlite3.connect(store.path)) as connection:
+        half = connection.execute("SELECT cid FROM rec")
+        half.fetchone()
+        result(store.commit(Group(parts={1: messages(3, 1)})))
+        keeps = fold.plan(store._ledger, store._unfolded, 4)
+        with pytest.raises(StoreUnavailable, match="record 4"):
+            reading.fetch(connection, keeps, Folding(4))
+        connection.rollback()
+        half.close()
+        folding = Folding(4)
+        reading.fetch(connection, keeps, folding)
+        folding.finish()
+        assert [(row.base, row.count) for row in folding.rows] == [(0, 4)]
 
 
 def test_a_lane_dropped_while_its_fold_was_prepared_stays_away(store: SQLiteStore) -> None:
