@@ -23,6 +23,8 @@ from broker.core.window import Budget
 
 #: A mark no number reaches: nothing needs to be reserved where nothing is stored.
 _UNRESERVED = 1 << 62
+#: What a message costs in a buffer of its own beside its `size`: a run in the window, its id and its topic.
+_PLACE = 512
 
 
 @attrs.define(eq=False)
@@ -80,10 +82,11 @@ class Listener:
         `published` is its id, and its topic. However large, it is taken when nothing else waits.
         """
         reader, discarded = self._reader, 0
+        size = message.size + _PLACE
         queue, lane, window = reader.queue, reader.lane, reader.window
-        if window.bytes + message.size > policy.max_bytes:
+        if window.bytes + size > policy.max_bytes:
             reader.head()  # lets the window go of what is no longer waiting
-            while window.bytes + message.size > policy.max_bytes and (oldest := reader.head()) is not None:
+            while window.bytes + size > policy.max_bytes and (oldest := reader.head()) is not None:
                 if policy.overflow == "disconnect" and self.dropped is not None:
                     return None
                 reader.settle(*oldest)
@@ -91,7 +94,7 @@ class Listener:
                 discarded += 1
             queue.counts.discarded += discarded
         reader.published[lane.next] = published
-        window.append(lane.next, [message], message.size)
+        window.append(lane.next, [message], size)
         lane.next += 1
         reader.bytes += message.size
         queue.counts.published += 1

@@ -372,7 +372,7 @@ def test_a_retained_topic_is_appended_to_though_nobody_reads_it() -> None:
 
 
 def slow(overflow: str) -> Bench:
-    return Bench(policy=Policies(topic_rules=[Rule("t", {"max_bytes": 5_000, "overflow": overflow})]))
+    return Bench(policy=Policies(topic_rules=[Rule("t", {"max_bytes": 6_000, "overflow": overflow})]))
 
 
 def test_a_slow_subscribers_oldest_messages_are_dropped() -> None:
