@@ -50,6 +50,7 @@ class LoginTest(FrontTest):
         self.assertEqual(self.authenticator.asked, [("alice", PASSWORD, "192.168.1.1")])
 
     def test_all_others_are_refused_in_the_same_words(self) -> None:
+        """Line 26."""
         self.refused()
         self.refused(login="alice")
         self.refused(passcode=PASSWORD)
@@ -152,6 +153,7 @@ class LoginTest(FrontTest):
         self.assertFalse(alice.connections)
 
     def test_without_users_it_does_not_matter_what_one_says(self) -> None:
+        """Line 26."""
         self.factory = StompFactory(self.broker, clock=self.clock)
         client = self.client(login="someone", passcode="whatever")
         self.assertEqual(receipts(client.send("SEND", destination="/queue/q", receipt="1")), ["1"])
@@ -180,6 +182,7 @@ class RightsTest(FrontTest):
         self.assertEqual(self.broker.queues(), before)
 
     def test_send(self) -> None:
+        """Line 39."""
         self.put("q", b"0")
         self.forbidden("publish", "publish to queue q", "SEND", destination="/queue/q")
         self.forbidden("publish", "publish to topic t", "SEND", destination="/topic/t")
@@ -204,6 +207,7 @@ class RightsTest(FrontTest):
         self.assertEqual(self.ready("q"), 2)
 
     def test_subscribe(self) -> None:
+        """Line 55."""
         self.put("q", b"0")
         headers = {"id": "1", "ack": "client-individual"}
         self.forbidden("subscribe", "take from queue q", "SUBSCRIBE", destination="/queue/q", **headers)

@@ -38,12 +38,14 @@ class CommandErrorsTest(FrontTest):
             self.assertFalse(client.transport.half_closed)
 
     def test_send_needs_a_destination(self) -> None:
+        """Line 38."""
         self.refuses("Missing destination", ALL, "SEND")
 
     def test_send_needs_an_open_transaction(self) -> None:
         self.refuses("Bad transaction", ALL, "SEND", destination="/queue/a", transaction="t")
 
     def test_a_message_id_on_send_is_ignored(self) -> None:
+        """Line 34."""
         self.accepts(ALL, "SEND", destination="/queue/a", message_id="mine")
 
     def test_destinations_that_mean_nothing_are_refused(self) -> None:
@@ -77,16 +79,19 @@ class CommandErrorsTest(FrontTest):
         self.refuses("Missing destination", ALL, "SUBSCRIBE", id="1")
 
     def test_subscribe_needs_an_id_from_1_1_on(self) -> None:
+        """Line 46."""
         self.refuses("Missing id", LATER, "SUBSCRIBE", destination="/queue/a")
         self.accepts(("1.0",), "SUBSCRIBE", destination="/queue/a")
 
     def test_a_subscription_id_names_one_subscription(self) -> None:
+        """Line 48."""
         for version in LATER:
             client = self.client(version)
             client.subscribe("/queue/a", "1")
             self.assert_error(client.subscribe("/queue/b", "1"), "Duplicated subscription identifier")
 
     def test_the_same_destination_may_have_several_ids(self) -> None:
+        """Line 48."""
         for version in ALL:
             client = self.client(version)
             client.subscribe("/queue/a", "1", receipt="1")
@@ -117,14 +122,17 @@ class CommandErrorsTest(FrontTest):
             self.refuses("Invalid header", ALL, "SUBSCRIBE", destination="/queue/a", id="1", prefetch_count=count)
 
     def test_unsubscribe_needs_an_id_or_in_1_0_a_destination(self) -> None:
+        """Line 46."""
         self.refuses("Missing id", ALL, "UNSUBSCRIBE")
         self.refuses("Missing id", LATER, "UNSUBSCRIBE", destination="/queue/a")
 
     def test_unsubscribe_needs_a_subscription(self) -> None:
+        """Line 47."""
         self.refuses("No subscription found", ALL, "UNSUBSCRIBE", id="1")
         self.refuses("No subscription found", ("1.0",), "UNSUBSCRIBE", destination="/queue/a")
 
     def test_acks_need_their_version_s_headers(self) -> None:
+        """Line 58."""
         for command in ("ACK", "NACK"):
             versions = ("1.1",) if command == "NACK" else ("1.0", "1.1")
             self.refuses("Missing message-id", versions, command, id="1", subscription="1")
@@ -132,6 +140,7 @@ class CommandErrorsTest(FrontTest):
             self.refuses("Missing id", ("1.2",), command, message_id="1", subscription="1")
 
     def test_acks_need_an_unsettled_delivery(self) -> None:
+        """Line 61."""
         self.refuses("Message not found", ("1.0",), "ACK", message_id="1.1")
         self.refuses("Message not found", ("1.1",), "ACK", message_id="1.1", subscription="1")
         for id in ("1", "1.1", "", ".", "1.", "1.²", "1.99999999999999999999999", "1.-1"):
@@ -160,6 +169,7 @@ class CommandErrorsTest(FrontTest):
         self.refuses("Bad transaction", ALL, "ABORT", transaction="t")
 
     def test_unknown_and_server_commands_are_refused(self) -> None:
+        """Line 15."""
         for command in ("HELLO", "send", "SUB", "CONNECTED", "MESSAGE", "RECEIPT", "ERROR"):
             self.refuses("Bad command", ALL, command)
 
@@ -177,6 +187,7 @@ class ConnectErrorsTest(FrontTest):
     """Before and at CONNECT."""
 
     def test_the_first_frame_must_be_connect(self) -> None:
+        """Line 27."""
         for command in ("SEND", "SUBSCRIBE", "DISCONNECT", "HELLO", "connect"):
             client = self.open()
             frames = client.send(command, destination="/queue/a", id="1", receipt="1")
@@ -185,12 +196,14 @@ class ConnectErrorsTest(FrontTest):
         self.assertEqual(self.ready("a"), 0)
 
     def test_connect_comes_once(self) -> None:
+        """Line 27."""
         for command in ("CONNECT", "STOMP"):
             client = self.client()
             self.assert_error(client.send(command, accept_version="1.2", host="x"), "already connected")
             self.assert_closes(client)
 
     def test_no_common_version_names_ours(self) -> None:
+        """Line 24."""
         for versions in ("0.9", "2.0,3.0", "", "one"):
             client = self.open()
             error = self.assert_error(
@@ -201,6 +214,7 @@ class ConnectErrorsTest(FrontTest):
             self.assert_closes(client)
 
     def test_a_malformed_heart_beat_is_refused(self) -> None:
+        """Line 32."""
         for value in ("0", "T,0", "3000,10,50"):
             client = self.open()
             frames = client.send("CONNECT", accept_version="1.1", host="x", heart_beat=value)
@@ -216,6 +230,7 @@ class ConnectErrorsTest(FrontTest):
         self.assertEqual(connected.command, "CONNECTED")
 
     def test_who_does_not_connect_in_time_is_dropped(self) -> None:
+        """Line 20."""
         idle, slow, good = self.open(), self.open(), self.client()
         slow.raw(b"CONNECT\n")
         self.clock.advance(9.9)
@@ -231,6 +246,7 @@ class ConnectErrorsTest(FrontTest):
         self.assertTrue(client.transport.disconnected)
 
     def test_before_login_a_frame_is_64_kib_at_most(self) -> None:
+        """Line 19."""
         for junk in (b"x" * 65, b"CONNECT\nk:" + b"v" * 8191, b"CONNECT\n" + b"k:v\n" * 16384):
             client = self.open()
             (error,) = client.raw(junk)
@@ -246,6 +262,7 @@ class FramingErrorsTest(FrontTest):
     policy = Policy(max_message_size=1000)
 
     def test_bad_frames_are_named_and_their_receipt_too(self) -> None:
+        """Lines 12, 17 and 44."""
         for tail, message in (
             (b"no colon\n\n\0", "malformed header"),
             (b"k:\xff\n\n\0", "invalid UTF-8"),
@@ -269,6 +286,7 @@ class FramingErrorsTest(FrontTest):
         self.assertEqual(self.ready("a"), 10)
 
     def test_a_body_at_the_limit_passes(self) -> None:
+        """Line 17."""
         client = self.client()
         self.assertEqual(receipts(client.send("SEND", b"x" * 1000, destination="/queue/a", receipt="1")), ["1"])
 
@@ -429,6 +447,7 @@ class StoreErrorsTest(FrontTest):
     policy = Policy(max_messages=2)
 
     def test_a_failed_send_is_an_error_in_its_place_with_or_without_a_receipt(self) -> None:
+        """Line 44."""
         for receipt in ({}, {"receipt": "2"}):
             client = self.client()
             self.store.hold = True

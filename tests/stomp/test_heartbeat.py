@@ -22,6 +22,7 @@ from broker.stomp.heartbeat import Beats, Heartbeat, negotiate
     ],
 )
 def test_the_client_gets_what_it_asks_for_down_to_the_floor(header: str | None, beats: Beats) -> None:
+    """Line 30."""
     assert negotiate(header) == beats
 
 
@@ -29,6 +30,7 @@ def test_the_client_gets_what_it_asks_for_down_to_the_floor(header: str | None, 
     "header", ["", "0", "T,0", "3000,10,50", "-1,0", "1,", ",1", "1.5,0", "1e3,0", "1 0,0", "٣,0", "99999999999,0"]
 )
 def test_anything_but_two_counts_is_refused(header: str) -> None:
+    """Line 32."""
     with pytest.raises(ValueError, match="heart-beat"):
         negotiate(header)
 
@@ -54,6 +56,7 @@ class Connection:
 
 
 def test_a_silent_side_beats_within_every_period() -> None:
+    """Line 30."""
     connection = Connection(outgoing=1000)
     connection.pass_time(10)
     gaps = [b - a for a, b in zip([0.0, *connection.beats], connection.beats, strict=False)]
@@ -75,6 +78,7 @@ def test_whatever_is_written_saves_a_beat() -> None:
 
 
 def test_a_peer_silent_for_two_periods_is_gone_and_told_of_once() -> None:
+    """Line 31."""
     connection = Connection(incoming=1000, outgoing=1000)
     connection.pass_time(1.5)
     connection.heartbeat.received()

@@ -22,6 +22,7 @@ class GroupTest(PolicyTest):
     policy = Policy(groups=True)
 
     def test_a_group_goes_to_one_consumer_at_a_time_and_comes_back_with_its_header(self) -> None:
+        """Line 37."""
         sender, one, two = self.client(), self.client(), self.client()
         for client in (one, two):
             client.subscribe("q", ack="client-individual", prefetch_count=1)
@@ -79,6 +80,7 @@ class KeyTest(PolicyTest):
 
 class RankTest(PolicyTest):
     def test_the_highest_priority_with_room_is_served_first(self) -> None:
+        """Line 53."""
         clients = [self.client() for _ in range(3)]
         for client, (name, value) in zip(
             clients, (("x_priority", "-5"), ("activemq.priority", "127"), ("prefetch_count", "2")), strict=True

@@ -20,6 +20,7 @@ ALL = ("1.0", "1.1", "1.2")
 
 class ConnectTest(FrontTest):
     def test_connected_says_who_we_are(self) -> None:
+        """Line 23."""
         for command in ("CONNECT", "STOMP"):
             for version in ALL:
                 client = self.open()
@@ -35,17 +36,20 @@ class ConnectTest(FrontTest):
         self.assertEqual(len(names), 5)
 
     def test_without_versions_it_is_1_0_and_the_highest_common_is_taken(self) -> None:
+        """Line 24."""
         for offered, taken in (({}, "1.0"), ({"accept_version": "1.1, 1.0 ,3.1"}, "1.1")):
             (frame,) = self.open().send("CONNECT", **offered)
             self.assertEqual(frame.headers["version"], taken)
 
     def test_connected_is_the_receipt_and_is_never_escaped(self) -> None:
+        """Lines 23 and 25."""
         frames = self.open().send("CONNECT", accept_version="1.2", receipt="a:b\\n", request_id="q:1")
         self.assertEqual([frame.command for frame in frames], ["CONNECTED"])
         self.assertEqual(frames[0].headers["receipt-id"], "a:b\\n")
         self.assertEqual(frames[0].headers["response-id"], "q:1")
 
     def test_telnet_and_octet_by_octet(self) -> None:
+        """Lines 1 and 4."""
         client = self.open()
         for octet in b"\n\r\nCONNECT\r\naccept-version:1.1\r\n\r\n\r\n\0\r\nSEND\r\ndestination:a\r\n\r\nx\0\n":
             client.protocol.dataReceived(bytes([octet]))
@@ -66,6 +70,7 @@ class ConnectTest(FrontTest):
 
 class HeartbeatTest(FrontTest):
     def test_beats_go_both_ways_as_agreed(self) -> None:
+        """Lines 30 and 31."""
         client = self.open()
         (connected,) = client.send("CONNECT", accept_version="1.2", heart_beat="1000,2000")
         self.assertEqual(connected.headers["heart-beat"], "2000,1000")
@@ -80,6 +85,7 @@ class HeartbeatTest(FrontTest):
         self.assertTrue(client.transport.disconnected)
 
     def test_a_silent_client_s_messages_go_back(self) -> None:
+        """Lines 28 and 31."""
         self.put("a", b"1")
         client = self.open()
         client.send("CONNECT", accept_version="1.2", heart_beat="1000,0")
@@ -128,6 +134,7 @@ class HeartbeatTest(FrontTest):
 
 class MessageTest(FrontTest):
     def test_everything_a_sender_says_comes_back(self) -> None:
+        """Lines 34 and 35."""
         client = self.client()
         client.subscribe("/queue/a", "s:1", "client")
         (message,) = client.send(
@@ -168,6 +175,7 @@ class MessageTest(FrontTest):
         self.assertNotIn("mine", message.headers["message-id"])
 
     def test_defaults(self) -> None:
+        """Lines 13, 35 and 62."""
         client = self.client("1.0")
         client.send("SUBSCRIBE", destination="a")
         (message,) = client.send("SEND", destination="a")
@@ -178,6 +186,7 @@ class MessageTest(FrontTest):
         self.assertEqual([message.headers[name] for name in ("priority", "expires", "content-length")], ["4", "0", "0"])
 
     def test_subscription_and_ack_by_version(self) -> None:
+        """Line 58."""
         for version, mode, expected in (
             *(("1.0", "client", {"subscription"}), ("1.1", "client", {"subscription"})),
             *(("1.2", "client", {"subscription", "ack"}), ("1.2", "auto", {"subscription"})),
@@ -191,6 +200,7 @@ class MessageTest(FrontTest):
             self.successResultOf(Deferred.fromCoroutine(self.broker.purge("a")))
 
     def test_priorities_order_and_come_back(self) -> None:
+        """Line 35."""
         client = self.client()
         for priority in ("0", "4", "9", "12"):
             client.send("SEND", priority.encode(), destination="a", priority=priority)
@@ -200,6 +210,7 @@ class MessageTest(FrontTest):
         self.assertEqual(header(frames, "priority"), ["9", "9", "4", "0", "0"])
 
     def test_times_to_live(self) -> None:
+        """Line 36."""
         client = self.client()
         client.send("SEND", b"past", destination="a", expires="1000")
         client.send("SEND", b"short", destination="a", expiration="500", ttl="9000")
@@ -211,6 +222,7 @@ class MessageTest(FrontTest):
         self.assertEqual(header(frames, "expires"), [str(NOW * 1000 + 5000), "0"])
 
     def test_delays(self) -> None:
+        """Line 36."""
         client = self.client()
         client.raw(b"SEND\ndestination:a\nAMQ_SCHEDULED_DELAY:2000\n\nactivemq\0")
         client.send("SEND", b"rabbitmq", destination="a", **{"x-delay": "1000"})
@@ -242,6 +254,7 @@ class MessageTest(FrontTest):
         self.assertEqual(header(client.send("SEND", destination="/topic/news"), "destination"), ["/topic/news"])
 
     def test_headers_cross_versions_without_becoming_lines(self) -> None:
+        """Lines 7 and 8."""
         for sender in ALL:
             for receiver in ALL:
                 sending, receiving = self.client(sender), self.client(receiver)
@@ -285,6 +298,7 @@ class MessageTest(FrontTest):
 
 class ReceiptTest(FrontTest):
     def test_every_command_has_one(self) -> None:
+        """Line 41."""
         self.put("a", b"1", b"2")
         client = self.client()
         found = receipts(client.send("SEND", destination="b", receipt="send"))
@@ -310,12 +324,14 @@ class ReceiptTest(FrontTest):
         )
 
     def test_they_are_escaped_as_the_version_says(self) -> None:
+        """Line 8."""
         for version, sent, id in (("1.0", b"r\\c1", "r\\c1"), ("1.1", b"r\\c1", "r:1"), ("1.2", b"r\\c\\r", "r:\r")):
             client = self.client(version)
             frames = client.raw(b"SEND\ndestination:a\nreceipt:" + sent + b"\n\n\0")
             self.assertEqual(receipts(frames), [id])
 
     def test_none_comes_before_its_commit_and_they_keep_their_order(self) -> None:
+        """Lines 41 and 43."""
         self.put("a", b"1")
         client = self.client()
         (message,) = client.subscribe("a", ack="client")
@@ -334,6 +350,7 @@ class ReceiptTest(FrontTest):
         self.assertEqual(receipts(client.frames()), ["4", "5", "6"])
 
     def test_pipelined_sends_share_commits(self) -> None:
+        """Line 45."""
         client = self.client()
         self.store.hold = True
         before = self.store.commits
@@ -356,6 +373,7 @@ class ReceiptTest(FrontTest):
         self.assertEqual(self.ready("a"), 3000)
 
     def test_a_subscription_s_receipt_comes_before_its_first_message(self) -> None:
+        """Line 42."""
         self.put("a", b"1")
         client = self.client()
         self.store.hold = True
@@ -370,11 +388,13 @@ class ReceiptTest(FrontTest):
         self.assertLess(commands.index(("RECEIPT", "2")), commands.index(("MESSAGE", None)))
 
     def test_an_unroutable_message_is_receipted(self) -> None:
+        """Line 40."""
         self.assertEqual(receipts(self.client().send("SEND", destination="/topic/nobody", receipt="1")), ["1"])
 
 
 class QueueTest(FrontTest):
     def test_messages_of_other_fronts_are_delivered(self) -> None:
+        """Line 33."""
         self.publish(queue("a"), Message(body=bytes(range(256)), flags=7, content_type="a/b", headers={"n": "ü"}))
         (message,) = self.client("1.1").subscribe("/queue/a")
         self.assertEqual(message.body, bytes(range(256)))

@@ -15,6 +15,7 @@ ALL = ("1.0", "1.1", "1.2")
 
 class SubscribeTest(FrontTest):
     def test_queues_share_and_topics_copy(self) -> None:
+        """Lines 33 and 48."""
         one, two = self.client(), self.client()
         for client in (one, two):
             client.subscribe("/queue/q", "q")
@@ -27,6 +28,7 @@ class SubscribeTest(FrontTest):
         self.assertEqual((len(first), len(second)), (3, 3))
 
     def test_after_unsubscribe_no_more_comes(self) -> None:
+        """Line 47."""
         for version in ALL:
             client = self.client(version)
             client.subscribe("a", "1")
@@ -37,6 +39,7 @@ class SubscribeTest(FrontTest):
             self.clients.remove(client)
 
     def test_in_1_0_a_destination_names_a_subscription(self) -> None:
+        """Lines 46 and 47."""
         client = self.client("1.0")
         client.send("SUBSCRIBE", destination="/queue/a")
         client.subscribe("b", "named")
@@ -53,6 +56,7 @@ class SubscribeTest(FrontTest):
         self.assertEqual(bodies(client.send("SEND", b"x", destination="a")), [b"x"])
 
     def test_prefetch_bounds_what_is_unsettled(self) -> None:
+        """Line 52."""
         self.put("a", *(b"%d" % n for n in range(1010)))
         for headers, count in (
             *(({}, 1000), ({"prefetch_count": "5"}, 5), ({"prefetch_count": "0"}, 1010)),
@@ -86,6 +90,7 @@ class SubscribeTest(FrontTest):
 
 class AutoTest(FrontTest):
     def test_a_message_is_settled_when_it_has_left_our_buffer(self) -> None:
+        """Line 56."""
         self.put("a", b"1")
         client = self.client(takes=False)
         self.assertEqual(bodies(client.subscribe("a")), [b"1"])
@@ -150,6 +155,7 @@ class AckTest(FrontTest):
         return bodies(frames)
 
     def test_client_is_cumulative_and_individual_is_not(self) -> None:
+        """Lines 56 and 57."""
         for version in ALL:
             for mode, left in (("client", [b"3"]), ("client-individual", [b"0", b"1", b"3"])):
                 client, frames = self.take(version, mode)
@@ -164,6 +170,7 @@ class AckTest(FrontTest):
         self.assertEqual(receipts(client.send("ACK", id=other.headers["ack"], receipt="1")), ["1"])
 
     def test_a_nack_brings_messages_back_in_order_with_a_new_ack_id(self) -> None:
+        """Line 59."""
         for version in ("1.1", "1.2"):
             for mode, again in (("client", [b"0", b"1", b"2"]), ("client-individual", [b"2"])):
                 client, frames = self.take(version, mode)
@@ -178,12 +185,14 @@ class AckTest(FrontTest):
                 self.successResultOf(Deferred.fromCoroutine(self.broker.purge("a")))
 
     def test_a_nack_without_requeue_discards(self) -> None:
+        """Line 59."""
         client, frames = self.take("1.2", "client-individual", 2)
         client.send("NACK", id=frames[0].headers["ack"], requeue="false")
         self.assertEqual(bodies(client.send("NACK", id=frames[1].headers["ack"], requeue="true")), [b"1"])
         self.assertEqual(self.left(client), [b"1"])
 
     def test_nothing_is_settled_twice(self) -> None:
+        """Line 61."""
         for version in ALL:
             for mode in ("client", "client-individual"):
                 client, frames = self.take(version, mode, 2)
@@ -193,6 +202,7 @@ class AckTest(FrontTest):
                 self.assertEqual(len(self.left(client)), 1 if mode == "client-individual" else 0)
 
     def test_auto_deliveries_cannot_be_acked(self) -> None:
+        """Line 61."""
         for version in ALL:
             self.put("a", b"1")
             client = self.client(version, takes=False)
@@ -202,6 +212,7 @@ class AckTest(FrontTest):
             self.assertEqual(self.left(client), [b"1"])
 
     def test_an_ack_of_another_session_s_delivery_is_refused(self) -> None:
+        """Line 61."""
         _, frames = self.take("1.2", "client", 1)
         self.assert_error(self.client().send("ACK", id=frames[0].headers["ack"]), "Message not found")
 
@@ -211,6 +222,7 @@ class AckTest(FrontTest):
         self.assert_error(client.send("ACK", id=frames[1].headers["ack"]), "Message not found")
 
     def test_a_late_ack_after_unsubscribe_settles(self) -> None:
+        """Line 61."""
         for version in ALL:
             client, frames = self.take(version, "client", 2)
             client.send("UNSUBSCRIBE", id="s.1")
@@ -219,6 +231,7 @@ class AckTest(FrontTest):
             self.assertEqual(self.left(client), [b"1"])
 
     def test_a_reused_id_keeps_the_old_deliveries_mode(self) -> None:
+        """Line 61."""
         client, frames = self.take("1.2", "client", 3)
         client.send("UNSUBSCRIBE", id="s.1")
         client.subscribe("b", "s.1", "client-individual")
@@ -226,6 +239,7 @@ class AckTest(FrontTest):
         self.assertEqual(self.left(client), [b"2"])
 
     def test_in_1_0_a_message_id_is_looked_for_in_all_subscriptions(self) -> None:
+        """Line 58."""
         self.put("b", b"b")
         client, frames = self.take("1.0", "client", 1)
         (other,) = client.subscribe("b", "2", "client")
@@ -234,6 +248,7 @@ class AckTest(FrontTest):
             self.assertEqual(receipts(done), ["1"])
 
     def test_a_broken_connection_gives_back_everything_in_order(self) -> None:
+        """Lines 56 and 62."""
         client, _ = self.take("1.2", "client", 5)
         client.subscribe("a", "auto", "auto")
         self.assertEqual(self.left(client), [b"0", b"1", b"2", b"3", b"4"])

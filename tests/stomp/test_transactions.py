@@ -17,6 +17,7 @@ class TransactionTest(FrontTest):
         return [self.ready(name) for name in names]
 
     def test_sends_become_visible_together_at_commit(self) -> None:
+        """Lines 63 and 64."""
         self.sender.send("BEGIN", transaction="t")
         for name in ("a", "b"):
             self.sender.send("SEND", destination=name, transaction="t")
@@ -28,6 +29,7 @@ class TransactionTest(FrontTest):
         self.assertEqual(self.store.commits, commits + 1)
 
     def test_abort_drops_sends(self) -> None:
+        """Line 63."""
         self.sender.send("BEGIN", transaction="t")
         self.sender.send("SEND", destination="a", transaction="t")
         self.sender.send("ABORT", transaction="t")
@@ -69,6 +71,7 @@ class TransactionTest(FrontTest):
         return found
 
     def test_acks_hold_from_commit_on(self) -> None:
+        """Line 64."""
         for mode, left in (("client", [b"3"]), ("client-individual", [b"0", b"1", b"3"])):
             ids = self.lend(mode)
             self.ack(ids[2])
@@ -77,6 +80,7 @@ class TransactionTest(FrontTest):
             self.assertEqual(self.left(), left)
 
     def test_after_abort_the_same_deliveries_can_be_acked_again(self) -> None:
+        """Line 65."""
         for mode in ("client", "client-individual"):
             ids = self.lend(mode)
             for _ in range(3):
@@ -88,6 +92,7 @@ class TransactionTest(FrontTest):
             self.assertEqual(self.left(), [b"2", b"3"] if mode == "client" else [b"0", b"2", b"3"])
 
     def test_after_abort_in_1_1_too(self) -> None:
+        """Line 65."""
         self.put("q", b"1")
         self.consumer = self.client("1.1")
         (message,) = self.consumer.subscribe("q", "s", "client")
@@ -100,6 +105,7 @@ class TransactionTest(FrontTest):
         self.assert_error(self.consumer.send("ACK", **named), "Message not found")
 
     def test_nacks_hold_from_commit_on(self) -> None:
+        """Line 60."""
         ids = self.lend("client-individual", count=2)
         self.assertEqual(bodies(self.ack(ids[0], "NACK")), [])
         self.ack(ids[1], "NACK", requeue="false")
@@ -108,6 +114,7 @@ class TransactionTest(FrontTest):
         self.assertEqual(header(frames, "delivery-count"), ["2"])
 
     def test_cumulative_acks_may_come_out_of_order(self) -> None:
+        """Line 66."""
         ids = self.lend("client")
         self.ack(ids[2])
         self.assertEqual(receipts(self.ack(ids[0])), ["r"])
@@ -115,6 +122,7 @@ class TransactionTest(FrontTest):
         self.assertEqual(self.left(), [b"3"])
 
     def test_naming_a_delivery_twice_is_an_error(self) -> None:
+        """Line 66."""
         for mode, first, then, command in (
             *(("client", 2, 2, "ACK"), ("client-individual", 0, 0, "ACK"), ("client-individual", 0, 0, "NACK")),
             ("client", 2, 0, "NACK"),
@@ -131,6 +139,7 @@ class TransactionTest(FrontTest):
         self.assert_error(self.consumer.send("ACK", id=ids[1]), "Message not found")
 
     def test_a_broken_connection_aborts(self) -> None:
+        """Line 67."""
         ids = self.lend("client")
         self.ack(ids[3])
         self.consumer.send("SEND", destination="b", transaction="t")
@@ -138,6 +147,7 @@ class TransactionTest(FrontTest):
         self.assertEqual(self.waiting("b"), [0])
 
     def test_disconnect_aborts(self) -> None:
+        """Line 67."""
         ids = self.lend("client")
         self.ack(ids[3])
         self.consumer.send("SEND", destination="b", transaction="t")
@@ -145,6 +155,7 @@ class TransactionTest(FrontTest):
         self.assertEqual(self.waiting("b", "q"), [0, 4])
 
     def test_acks_after_unsubscribe_and_abort(self) -> None:
+        """Lines 61 and 65."""
         ids = self.lend("client", count=2)
         self.ack(ids[1])
         self.consumer.send("UNSUBSCRIBE", id="s")
@@ -154,11 +165,13 @@ class TransactionTest(FrontTest):
         self.assertEqual(self.left(), [b"1"])
 
     def test_sixteen_may_be_open(self) -> None:
+        """Line 22."""
         for n in range(16):
             self.assertEqual(receipts(self.sender.send("BEGIN", transaction=n, receipt="1")), ["1"])
         self.assert_error(self.sender.send("BEGIN", transaction="16"), "Too many transactions")
 
     def test_a_transaction_has_1024_actions_at_most(self) -> None:
+        """Line 22."""
         self.sender.send("BEGIN", transaction="t")
         frames = self.sender.raw(b"SEND\ndestination:a\ntransaction:t\n\n\0" * 1024)
         self.assertEqual(frames, [])

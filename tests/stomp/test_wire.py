@@ -72,6 +72,7 @@ def headers_of(data: bytes, dialect: Dialect) -> dict[str, str]:
     ],
 )
 def test_frames_are_read_in_every_version(data: bytes, frames: list[Frame] | None, dialect: Dialect) -> None:
+    """Lines 2, 3, 4, 11, 12, 13 and 14."""
     found = parse(data, dialect)
     if frames is None:
         assert [frame.body for frame in found] == [b"a"]
@@ -104,6 +105,7 @@ def test_frames_are_read_in_every_version(data: bytes, frames: list[Frame] | Non
     ],
 )
 def test_what_is_no_frame_is_named(data: bytes, violation: Violation, dialect: Dialect) -> None:
+    """Lines 3, 5, 6 and 12."""
     after = data + b"SEND\n\n\0"
     assert parse(b"OK\n\n\0" + after, dialect) == [Frame("OK"), violation]
     assert parse(b"OK\n\n\0" + after, dialect, pieces=[1] * len(after)) == [Frame("OK"), violation]
@@ -121,6 +123,7 @@ def test_an_error_stays_and_names_the_headers_understood() -> None:
 
 
 def test_a_cr_inside_a_line_is_fatal_in_1_2_and_data_before() -> None:
+    """Line 5."""
     for data in (b"SEND\na:b\rc\n\n\0", b"SEND\na\rb:c\n\n\0", b"SE\rND\na:b\n\n\0", b"SEND\na:b\r\r\n\n\0"):
         assert parse(data, V1_2) == [Violation.MALFORMED_LINE_END]
         assert len(parse(data, V1_1)) == len(parse(data, V1_0)) == 1
@@ -147,6 +150,7 @@ def test_a_cr_inside_a_line_is_fatal_in_1_2_and_data_before() -> None:
     ],
 )
 def test_values_are_decoded_by_version(raw: bytes, v1_0: str, v1_1: str | None, v1_2: str | None) -> None:
+    """Lines 7, 8 and 9."""
     for dialect, value in ((V1_0, v1_0), (V1_1, v1_1), (V1_2, v1_2), (HANDSHAKE, raw.decode())):
         data = b"SEND\nk:" + raw + b"\n\n\0"
         if value is None:
@@ -156,6 +160,7 @@ def test_values_are_decoded_by_version(raw: bytes, v1_0: str, v1_1: str | None, 
 
 
 def test_names_are_decoded_too_and_the_first_of_equal_names_counts() -> None:
+    """Lines 7 and 10."""
     assert headers_of(b"SEND\na\\cb:1\n\n\0", V1_2) == {"a:b": "1"}
     assert headers_of(b"SEND\na\\nb:1\na\\nb:2\n\n\0", V1_1) == {"a\nb": "1"}
     assert headers_of(b"SEND\n a :1\n\n\0", V1_0) == {" a ": "1"}
@@ -170,6 +175,7 @@ def test_names_are_decoded_too_and_the_first_of_equal_names_counts() -> None:
     ],
 )
 def test_headers_are_encoded_by_version(dialect: Dialect, line: bytes) -> None:
+    """Line 8."""
     frame = Frame("MESSAGE", {"a:b\nc\rd\\": "1\n2:3\\4\r5\r"})
     expected = line if dialect is not V1_0 else b"a b c d\\:1 2:3\\4 5 "
     assert encode(frame, dialect) == b"MESSAGE\n" + expected + b"\n\n\0"
@@ -177,6 +183,7 @@ def test_headers_are_encoded_by_version(dialect: Dialect, line: bytes) -> None:
 
 @ALL
 def test_connected_is_never_encoded(dialect: Dialect) -> None:
+    """Line 25."""
     assert (
         encode(Frame("CONNECTED", {"session": "ID:host-1:2\\n"}), dialect) == b"CONNECTED\nsession:ID:host-1:2\\n\n\n\0"
     )
@@ -234,6 +241,7 @@ def _seen(headers: dict[str, str], sender: Dialect, receiver: Dialect) -> dict[s
 def test_headers_reach_every_version_from_every_version(
     headers: dict[str, str], body: bytes, sender: Dialect, receiver: Dialect
 ) -> None:
+    """Lines 7 and 16."""
     headers = {name: value for name, value in headers.items() if name != "content-length"}
     expected = _seen(headers, sender, receiver)
     if expected is None:
@@ -280,6 +288,7 @@ def test_the_empty_line_does_not_count_however_the_head_is_split(end: bytes) -> 
 )
 @settings(max_examples=500)
 def test_any_split_gives_the_same(data: bytes, pieces: list[int], dialect: Dialect, frame: int | None) -> None:
+    """Lines 1 and 16."""
     limits = Limits(command=25, line=40, headers=4, head=100, body=55, frame=frame)
     whole = parse(data, dialect, limits)
     assert parse(data, dialect, limits, pieces) == whole
@@ -315,6 +324,7 @@ def test_garbage_gives_frames_or_one_named_error(data: bytes) -> None:
     ],
 )
 def test_a_frame_at_the_limit_passes_and_one_over_it_does_not(ok: bytes, over: bytes, violation: Violation) -> None:
+    """Lines 12, 17 and 18."""
     limits = Limits(body=1000)
     for pieces in ([], [1000] * 200, [1] * 200):
         assert [type(one) for one in parse(ok, V1_2, limits, pieces)] == [Frame]
@@ -322,6 +332,7 @@ def test_a_frame_at_the_limit_passes_and_one_over_it_does_not(ok: bytes, over: b
 
 
 def test_before_login_a_frame_is_64_kib_at_most() -> None:
+    """Line 19."""
     head = b"CONNECT\n" + b"".join(b"k%d:%b\n" % (n, b"v" * 8000) for n in range(4)) + b"\n"
     body = b"x" * (64 * 1024 - len(head))
     assert len(parse(head + body + b"\0", HANDSHAKE, LOGIN)) == 1
@@ -513,4 +524,5 @@ def test_four_megabytes_octet_by_octet_cost_at_most_2_3_times_two(monkeypatch: p
     ],
 )
 def test_the_highest_common_version_is_taken(header: str | None, dialect: Dialect | None) -> None:
+    """Line 24."""
     assert negotiate(header) is dialect
