@@ -264,11 +264,10 @@ def mib(size: float) -> float:
 
 def report(name: str, rows: list[Row], misses: list[str]) -> int:
     """Print the table, write it with what it was measured on; the exit status: 1 if a goal was missed."""
-    said = table(rows)
-    print(said)
+    print(table(rows))
     for miss in misses:
         print(f"missed: {miss}", file=sys.stderr)
-    written = {
+    written: dict[str, object] = {
         "benchmark": name,
         "command": " ".join(["python -m", f"benchmarks.{name}", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -279,7 +278,7 @@ def report(name: str, rows: list[Row], misses: list[str]) -> int:
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(written, indent=1) + "\n")
-    (RESULTS / f"{name}.txt").write_text(said + "\n")
+    (RESULTS / f"{name}.txt").write_text(f"{table(rows)}\n\n{_where()}\n")
     return 1 if misses else 0
 
 
@@ -319,6 +318,14 @@ def versions() -> dict[str, str]:
         "msgspec": msgspec.__version__,
         "sqlite": sqlite3.sqlite_version,
     }
+
+
+def _where() -> str:
+    """What it was measured on, in a line or two."""
+    on, of = machine(), versions()
+    programs = ", ".join(f"{name} {version}" for name, version in of.items())
+    kind = f"{on['system']}, {on['architecture']}, {on['processors']} processors, {on['memory_gib']} GiB"
+    return f"{kind}; {time.strftime('%Y-%m-%d', time.gmtime())}\n{programs}"
 
 
 def _cell(value: object) -> str:
