@@ -6,7 +6,8 @@ Numbers (`seq`) count the messages of a lane from 0 without holes. Ranges are ha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeAlias
 
 import msgspec
@@ -162,7 +163,7 @@ class Expired(msgspec.Struct, frozen=True):
     stamp: int = 0
 
 
-class LaneState(msgspec.Struct):
+class LaneState(msgspec.Struct, gc=False):
     """A lane as committed. Below `low` nothing is kept."""
 
     id: int
@@ -175,7 +176,7 @@ class LaneState(msgspec.Struct):
     bytes: int = 0
 
 
-class ReaderState(msgspec.Struct):
+class ReaderState(msgspec.Struct, gc=False):
     """A reader as committed: everything below `cursor`, and every range in `settled`, is settled."""
 
     id: int
@@ -183,8 +184,8 @@ class ReaderState(msgspec.Struct):
     lane: int
     cursor: int = 0
     reserved: int = 0
-    settled: list[Range] = []
-    failures: dict[int, Failure] = {}
+    settled: Sequence[Range] = ()
+    failures: Mapping[int, Failure] = MappingProxyType({})
 
 
 class BindingState(msgspec.Struct):
@@ -211,12 +212,15 @@ class Inventory(msgspec.Struct):
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """Bytes on disk, and work not yet done."""
+    """Bytes on disk, and work not yet done; as of one moment, but not of one commit."""
 
+    #: The data file, the room in it that is free for further messages included.
     data: int = 0
+    #: The write-ahead log beside it. It is bounded, whatever is committed and read (docs/storage-format.rst).
     wal: int = 0
+    #: Room in the data file that freeing has left; the file itself does not become smaller.
     free: int = 0
-    #: Records and bytes that no fold has moved yet.
+    #: Records that no fold has moved yet, and their bytes, directories included.
     unfolded_records: int = 0
     unfolded_bytes: int = 0
 
@@ -271,7 +275,7 @@ class IStore(Interface):
         """
 
     def measure() -> Deferred[Sizes]:
-        """How much there is."""
+        """How much there is, for statistics. Costs the same however much that is."""
 
     def close() -> Deferred[None]:
         """After the commit under way: fold, checkpoint, give the file back. Being killed instead is always safe."""
