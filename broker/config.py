@@ -42,6 +42,11 @@ class MemcacheListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dialect: Literal["default", "memcached", "starling", "kestrel", "siberite"] = "default"
     #: Whether ``shutdown`` ends the broker here.
     shutdown: Literal["on", "off"] = "off"
+    #: Milliseconds after which a client that says nothing, and waits for nothing, is closed on; 0: never.
+    idle_timeout: Annotated[int, msgspec.Meta(ge=0)] = 0
+    #: Who comes when there are so many connections already may not write, or not read; 0: no limit.
+    refuse_writes_above: Annotated[int, msgspec.Meta(ge=0)] = 0
+    refuse_reads_above: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class StompListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,7 +66,9 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     #: Where memcache clients connect. If it is not said: port 22122 on 127.0.0.1, if that is free. An entry may be a
     #: table, ``{ listen = "0.0.0.0:22122", flush_all = "off" }``: whether ``flush_all`` empties every queue there. With
-    #: ``dialect = "kestrel"`` there it answers as Kestrel did, with ``shutdown = "on"`` that command ends the broker.
+    #: ``dialect = "kestrel"`` there it answers as Kestrel did, with ``shutdown = "on"`` that command ends the broker,
+    #: with ``idle_timeout`` (milliseconds) a client that says nothing for so long is closed on. Who comes when there
+    #: are ``refuse_writes_above`` connections already may not write, with ``refuse_reads_above`` not read.
     memcache: list[Where | MemcacheListener] | None = None
     #: Milliseconds from a memcache ``status`` that is stricter until it holds.
     status_grace: Annotated[int, msgspec.Meta(ge=0)] = 0

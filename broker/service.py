@@ -215,6 +215,9 @@ def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:
                 reload=of.reloading.reload,
                 shutdown=of.end if told.shutdown == "on" else None,
                 status=of.memcache_status,
+                idle_timeout=told.idle_timeout / 1000,
+                refuse_writes_above=told.refuse_writes_above,
+                refuse_reads_above=told.refuse_reads_above,
             )
             return Front(wish.front, way, Connections(memcache), lambda: Deferred.fromCoroutine(memcache.close()))
         case "stomp":

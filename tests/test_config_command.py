@@ -80,6 +80,7 @@ def test_each_value_says_which_section_it_comes_from(path: str, capsys: pytest.C
 def test_without_a_name_it_shows_the_broker_and_the_defaults(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = shown(capsys, "--config", path)
     listener = {"listen": "0.0.0.0:22123", "flush_all": "off", "dialect": "default", "shutdown": "off"}
+    listener |= dict.fromkeys(("idle_timeout", "refuse_writes_above", "refuse_reads_above"), 0)
     assert found["memcache"] == ([22122, listener], path)
     assert found["stomp"] == (None, "built in")
     assert found["defaults.lease"] == (60_000, "[defaults]")
@@ -93,7 +94,8 @@ def test_columns_are_aligned_and_values_are_as_in_a_file(path: str, capsys: pyte
     column = lines[0].index("from")
     assert all(line[column - 2 : column] == "  " and line[column] != " " for line in lines)
     values = {line.split()[0]: line[lines[0].index("value") : column].rstrip() for line in lines}
-    said = 'listen = "0.0.0.0:22123", flush_all = "off", dialect = "default", shutdown = "off"'
+    said = 'listen = "0.0.0.0:22123", flush_all = "off", dialect = "default", shutdown = "off", idle_timeout = 0, '
+    said += "refuse_writes_above = 0, refuse_reads_above = 0"
     assert values["memcache"] == f"[22122, {{ {said} }}]"
     assert (values["http"], values["defaults.paused"]) == ("none", "false")
     assert (values["sync"], values["defaults.lease"]) == ('"full"', "60000")

@@ -30,15 +30,20 @@ Administrative = Describe | DumpConfig | DumpStats | FlushAll | FlushExpired | R
 
 
 class Administration:
-    """The commands of one client that are about no queue alone; `write` and `room` as its session's."""
+    """The commands of one client that are about no queue alone; `check_write`, `write` and `room` are its session's."""
 
     def __init__(
-        self, of: MemcacheFactory, write: Callable[[bytes], None], room: Callable[[], Awaitable[None]]
+        self,
+        of: MemcacheFactory,
+        check_write: Callable[[], None],
+        write: Callable[[bytes], None],
+        room: Callable[[], Awaitable[None]],
     ) -> None:
         self._of = of
         self._broker = of.broker
         self._counters = of.counters
         self._keys = of.keys
+        self._check_write = check_write
         self._write = write
         self._room = room
 
@@ -68,7 +73,7 @@ class Administration:
 
     async def _flush_all(self, command: FlushAll, access: Access) -> bytes:
         self._counters.cmd_flush += 1
-        self._of.status.check_write()
+        self._check_write()
         access.check(Action.ADMIN, None)
         if self._of.flush_all and self._of.dialect.flushes:
             for name in self._broker.queues():
@@ -80,7 +85,7 @@ class Administration:
             access.check(Action.ADMIN, None)
             names = self._of.surveyor.queues()
         else:
-            self._of.status.check_write()
+            self._check_write()
             key = self._keys.of_queue(command.key)
             access.check(Action.ADMIN, key.destination)
             names = [key.destination.name]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, ITCPTransport
+from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -61,6 +61,9 @@ class MemcacheProtocol(Protocol):
         self._input_ended = False
         # Why nothing more is done for this client.
         self._ending = ""
+        # When it said something last, and what looks at that.
+        self._heard = factory.broker.clock.seconds()
+        self._idle: IDelayedCall | None = None
         #: Where it comes from.
         self.peer = ""
 
@@ -75,6 +78,7 @@ class MemcacheProtocol(Protocol):
         self._outbox = Outbox(cast(Transport, self.transport), self._relieved)
         self.peer = _shown(self.transport.getPeer())
         self._factory.connected(self)
+        self._watch(self._factory.idle_timeout)
         self._log.info("memcache client {peer} connected", peer=self.peer)
 
     def dataReceived(self, data: bytes) -> None:
@@ -82,6 +86,7 @@ class MemcacheProtocol(Protocol):
         if self._ending or not data:
             return
         self._counters.bytes_read += len(data)
+        self._heard = self._factory.broker.clock.seconds()
         if self._parser is None:
             size = MAX_TOKEN if self._must_login else self._factory.max_message_size
             binary = data[0] == REQUEST
@@ -105,6 +110,8 @@ class MemcacheProtocol(Protocol):
         why = self._ending or reason.getErrorMessage()
         self._ending = why
         self._outbox.close()
+        if self._idle is not None and self._idle.active():
+            self._idle.cancel()
         if self._reading is not None:
             self._reading.cancel()
         self._session.access.user.connections.discard(self._removed)
@@ -113,6 +120,22 @@ class MemcacheProtocol(Protocol):
         self._log.info(
             "memcache client {peer} gone: {why}, {requeued} requeued", peer=self.peer, why=why, requeued=requeued
         )
+
+    def _watch(self, seconds: float) -> None:
+        """Look after so many seconds whether the client has said anything; 0: never."""
+        if seconds:
+            self._idle = self._factory.broker.clock.callLater(seconds, self._look)
+
+    def _look(self) -> None:
+        """Close on a client that says nothing and waits for nothing."""
+        left = self._heard + self._factory.idle_timeout - self._factory.broker.clock.seconds()
+        if self._busy or self._outbox.owed:
+            self._watch(self._factory.idle_timeout)
+        elif left > 0:
+            self._watch(left)
+        else:
+            self._ending = self._ending or "idle"
+            self._work()
 
     def give_back(self) -> None:
         """The broker is stopping: give back what is on loan, wait for no message, answer what is owed, and close."""

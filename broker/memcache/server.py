@@ -25,7 +25,9 @@ class MemcacheFactory(Factory):
     `max_message_size` (bytes) bounds a body; the broker's own limit if it is None. `flush_all`: whether that command
     empties every queue, or does nothing and answers the same; a listener beyond loopback wants it off. `door` knows who
     may come in and what he may do; without one everybody may do everything. `reload` reads the broker's files again;
-    `shutdown` ends the broker, and without it nobody can from here. `status` is that of all listeners together.
+    `shutdown` ends the broker, and without it nobody can from here. `status` is that of all listeners together. Who
+    says nothing for `idle_timeout` seconds is closed on (0: never). Who comes when there are `refuse_writes_above` or
+    `refuse_reads_above` connections already may not write, or read (0: no limit).
     """
 
     noisy = False
@@ -41,6 +43,9 @@ class MemcacheFactory(Factory):
         reload: Callable[[str], Awaitable[object]] | None = None,
         shutdown: Callable[[str], None] | None = None,
         status: ServerStatus | None = None,
+        idle_timeout: float = 0.0,
+        refuse_writes_above: int = 0,
+        refuse_reads_above: int = 0,
     ) -> None:
         self.broker = broker
         self.door = door or Door(broker)
@@ -48,6 +53,9 @@ class MemcacheFactory(Factory):
         self.flush_all = flush_all
         self.shutdown = shutdown
         self.status = status or ServerStatus(broker.clock)
+        self.idle_timeout = idle_timeout
+        self.refuse_writes_above = refuse_writes_above
+        self.refuse_reads_above = refuse_reads_above
         self._reload = reload
         self.dialect = dialect
         self.keys = Keys(dialect)

@@ -72,14 +72,29 @@ class Session:
         self._when_sent = when_sent
         self._failed = failed
         self.reads = Reads(of.broker, of.dialect, of.counters)
-        self._administration = Administration(of, write, room)
+        # Kestrel decides when a client comes.
+        self._one_too_many_to_write = 0 < of.refuse_writes_above <= of.counters.curr_connections
+        self._one_too_many_to_read = 0 < of.refuse_reads_above <= of.counters.curr_connections
+        self._administration = Administration(of, self._check_write, write, room)
+
+    # -- what may be done at the moment
+
+    def _check_write(self) -> None:
+        self._of.status.check_write()
+        if self._one_too_many_to_write:
+            raise Blocked(f"there were {self._of.refuse_writes_above} connections already: this one may not write")
+
+    def _check_status_read(self) -> None:
+        self._of.status.check_read()
+        if self._one_too_many_to_read:
+            raise Blocked(f"there were {self._of.refuse_reads_above} connections already: this one may not read")
 
     # -- set
 
     def publish(self, command: Set) -> Deferred[Published]:
         """Put a message in; raises what can be said at once."""
         self._counters.cmd_set += 1
-        self._of.status.check_write()
+        self._check_write()
         key = self._keys.to_store(command.key)
         message = self._message(command)
         self.access.publish(key.destination)
@@ -96,7 +111,7 @@ class Session:
     async def _cas(self, command: Cas) -> bytes:
         """Settle one on loan and put another in, as one."""
         self._counters.cmd_set += 1
-        self._of.status.check_write()
+        self._check_write()
         key = self._keys.to_store(command.key)
         self.access.publish(key.destination)
         delivery = self._on_loan(command.unique)
@@ -190,7 +205,7 @@ class Session:
     def _check_read(self, key: Key, look: bool) -> None:
         """That the client may read there; what is open may always be closed."""
         if not (key.close or key.abort) or key.open:
-            self._of.status.check_read()
+            self._check_status_read()
         if key.peek or look:
             self.access.check(Action.BROWSE, key.destination)
         else:
@@ -219,7 +234,7 @@ class Session:
         key = self._keys.to_read(command.key)
         if not key.plain:
             raise BadKey("monitor takes no options")
-        self._of.status.check_read()
+        self._check_status_read()
         self.access.subscribe(key.destination, waits=True)
         clock, left = self._broker.clock, command.most
         deadline = clock.seconds() + command.seconds
@@ -237,7 +252,7 @@ class Session:
 
     def _may_read(self) -> bool:
         try:
-            self._of.status.check_read()
+            self._check_status_read()
         except Blocked:
             return False
         return True
@@ -273,7 +288,7 @@ class Session:
     # -- queues
 
     async def _delete(self, command: Delete) -> bytes:
-        self._of.status.check_write()
+        self._check_write()
         key = self._keys.of_queue(command.key)
         self.access.check(Action.ADMIN, key.destination)
         name = key.destination.name
@@ -287,7 +302,7 @@ class Session:
 
     async def _flush(self, command: Flush) -> bytes:
         self._counters.cmd_flush += 1
-        self._of.status.check_write()
+        self._check_write()
         key = self._keys.of_queue(command.key)
         self.access.check(Action.ADMIN, key.destination)
         name = key.destination.name

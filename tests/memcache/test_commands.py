@@ -274,6 +274,60 @@ class StatusTests(FrontTest):
         self.says(b"set a 0 0 1\r\nx\r\n", b"STORED\r\n")
 
 
+class IdleTests(FrontTest):
+    """Clients that say nothing."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.factory = MemcacheFactory(self.broker, idle_timeout=10)
+        self.client = Client(self.factory)
+
+    def test_who_says_nothing_is_closed_on(self) -> None:
+        self.put("work", b"1")
+        self.says(b"get work/open\r\n", value(b"work/open", b"1"))
+        self.clock.advance(9)
+        self.says(b"version\r\n"[:3], b"")
+        self.clock.advance(9)
+        self.assertFalse(self.client.closed)
+        self.clock.advance(1)
+        self.assertTrue(self.client.closed)
+        self.client.go()
+        self.clock.advance(0)
+        self.assertEqual(self.ready("work"), 1)
+
+    def test_who_waits_is_not(self) -> None:
+        self.says(b"get work/t=25000\r\n", b"")
+        self.clock.pump([10, 10, 4.9])
+        self.assertFalse(self.client.closed)
+        self.clock.advance(0.1)
+        self.assertEqual(self.client.received(), b"END\r\n")
+        self.clock.pump([5, 10])
+        self.assertTrue(self.client.closed)
+
+    def test_who_goes_leaves_no_timer(self) -> None:
+        before = len(self.clock.getDelayedCalls())
+        self.client.go()
+        self.assertEqual(len(self.clock.getDelayedCalls()), before - 1)
+
+
+class ManyConnectionsTests(FrontTest):
+    """connectionLimitRefuseWrites, connectionLimitRefuseReads."""
+
+    def test_who_comes_when_there_are_so_many_may_not(self) -> None:
+        factory = MemcacheFactory(self.broker, refuse_writes_above=1, refuse_reads_above=2)
+        first, second, third = Client(factory), Client(factory), Client(factory)
+        for client in second, third:
+            refused = b"SERVER_ERROR there were 1 connections already: this one may not write\r\n"
+            self.assertEqual(client.send(b"set work 0 0 1\r\n1\r\n"), refused)
+        refused = b"SERVER_ERROR there were 2 connections already: this one may not read\r\n"
+        self.assertEqual(third.send(b"get work\r\n"), refused)
+        self.assertEqual(first.send(b"set work 0 0 1\r\n1\r\n"), b"STORED\r\n")
+        self.assertTrue(second.send(b"flush_all\r\n").startswith(b"SERVER_ERROR there were 1"))
+        first.go()
+        self.assertEqual(third.send(b"get work\r\n"), refused)
+        self.assertEqual(second.send(b"get work\r\n"), value(b"work", b"1"))
+
+
 class ShutdownTests(FrontTest):
     """shutdown."""
 

@@ -34,7 +34,7 @@ class RightsTests(FrontTest):
     def setUp(self) -> None:
         super().setUp()
         rights = {action.value: {action: ["queue:work"]} for action in Action} | {"nobody": {}}
-        door = Door(self.broker, Everybody(rights))  # type: ignore[arg-type]
+        door = Door(self.broker, Everybody(rights))
         self.closed_factory = MemcacheFactory(self.broker, door=door, shutdown=lambda asked: None)
         self.put("work", b"1", b"2")
         self.put("other", b"3")

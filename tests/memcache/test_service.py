@@ -28,7 +28,7 @@ def test_a_listener_may_have_any_dialect_there_is() -> None:
 
 def test_listeners_have_their_dialects_and_one_status_and_shutdown_where_it_is_allowed(tmp_path: Path) -> None:
     (tmp_path / "broker.toml").write_text(
-        'memcache = [0, { listen = 0, dialect = "kestrel", shutdown = "on" }]\n'
+        'memcache = [0, { listen = 0, dialect = "kestrel", shutdown = "on", idle_timeout = 60_000 }]\n'
         'stomp = []\nhttp = []\ndata = ":memory:"\n'
     )
     with Twistd(tmp_path, "--config=broker.toml", free_ports=False) as twistd:
