@@ -79,7 +79,7 @@ class Broker(Overview):
         self.stats = BrokerStats()
         self._store = store
         self._budget = Budget()
-        super().__init__(Directory(self._overlaid(), self._budget), Wall(wall, clock.seconds))
+        super().__init__(Directory(self.policies_with(self._said), self._budget), Wall(wall, clock.seconds))
         self._journal = Journal(store, clock, self._directory.definitions, self._budget.allowance, self._committed)
         self._supply = Supply(store, clock, self.now, self._directory, self._journal, self.stats)
         self._settlement = Settlement(store, self.now, self._directory, self._journal, self._supply, self.stats)
@@ -129,7 +129,7 @@ class Broker(Overview):
     async def reload(self, policies: Policies) -> None:
         """From now on these policies hold, also for queues that are there; a thousand of them a reactor turn."""
         self._policies, self.policy = policies, policies.default
-        policies = self._overlaid()
+        policies = self.policies_with(self._said)
         self._directory.follow(policies)
         self._warn_of_aliases()
         for number, name in enumerate(self._directory.names(), 1):
@@ -443,11 +443,12 @@ class Broker(Overview):
 
     # -- parts
 
-    def _overlaid(self) -> Policies:
+    def policies_with(self, said: Mapping[Destination, Mapping[str, Any]]) -> Policies:
+        """All policies, as they would be if `configure` were told this."""
         rules: dict[Kind, list[Rule]] = {kind: [] for kind in Kind}
-        for destination, keys in self._said.items():
+        for destination, keys in said.items():
             rules[destination.kind].append(Rule(destination.name, dict(keys)))
-        return self._policies.with_rules(rules[Kind.QUEUE], rules[Kind.TOPIC]) if self._said else self._policies
+        return self._policies.with_rules(rules[Kind.QUEUE], rules[Kind.TOPIC]) if said else self._policies
 
     def _warn_of_aliases(self) -> None:
         for name in self._directory.masked():

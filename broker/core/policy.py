@@ -186,9 +186,9 @@ class Policies:
         """The same with further rules; of two for one pattern these have the last word."""
         return Policies(
             self.queues.default,
-            [*self.queues.rules, *queues],
+            _merged(self.queues.rules, queues),
             topic_default=self.topics.default,
-            topic_rules=[*self.topics.rules, *topics],
+            topic_rules=_merged(self.topics.rules, topics),
             aliases=self.aliases,
         )
 
@@ -210,6 +210,14 @@ class Policies:
     def of_topic(self, name: str) -> TopicPolicy:
         """The policy of the topic called `name`."""
         return self.topics.of(name)
+
+
+def _merged(rules: Iterable[Rule], more: Iterable[Rule]) -> list[Rule]:
+    """One rule for each pattern, `more` over `rules`."""
+    found: dict[str, dict[str, Any]] = {}
+    for rule in (*rules, *more):
+        found[rule.pattern] = found.get(rule.pattern, {}) | rule.says
+    return [Rule(pattern, says) for pattern, says in found.items()]
 
 
 def _translated(pattern: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from collections import OrderedDict
 from typing import Any
 
 import msgspec
@@ -22,6 +24,8 @@ from broker.http.rendering import JSON, NDJSON
 MAX_BATCH = 1_000
 #: Bytes of a batch that are parsed at once; a larger one is parsed in a thread.
 _AT_ONCE = 64 * 1024
+#: Keys of which it is known what they were used for, and the most full channels that a header names.
+MAX_KNOWN, MAX_NAMED = 100_000, 100
 #: Further destinations of one publish.
 MAX_COPIES = 100
 
@@ -31,6 +35,8 @@ class Publishing:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
+        #: What was published under a key lately: a checksum, and until when it counts (us). A restart forgets it.
+        self._known: OrderedDict[tuple[Destination, str], tuple[int, int]] = OrderedDict()
 
     async def publish(self, call: Call) -> Answer:
         """``POST /channels/C``: 202 once the message is committed."""
@@ -44,6 +50,7 @@ class Publishing:
             message = call.message(content, self._broker.now(), own_wishes=True)
             call.accept(content)
         others = self._others(call)
+        self._same(call, queue(name), message)
         try:
             if others:
                 published = await self._told(call, self._broker.publish_to([queue(name), *others], message))
@@ -56,6 +63,7 @@ class Publishing:
             if held and not others:
                 reason = f"Channel {metadata.header_name(name).decode()} is at the high-level mark with {held} messages"
             raise Problem(507, "channel-full", reason, retry_after=RETRY_AFTER, said={"channel": name}) from full
+        self._used(call, queue(name), message)
         return _accepted(name, published, others)
 
     async def publish_to_topic(self, call: Call) -> Answer:
@@ -77,6 +85,7 @@ class Publishing:
                 if self._broker.bound(destination):
                     raise
                 return json(202, {})
+        self._same(call, destination, message)
         full = self._broker.full(destination, message)
         if full and call.parameters.flag("strict"):
             reason = f"Full: {', '.join(full)}"
@@ -86,11 +95,12 @@ class Publishing:
             published = await self._told(call, self._broker.publish_to([destination, *others], message))
         else:
             published = await self._told(call, self._broker.publish(destination, message))
+        self._used(call, destination, message)
         fields = _duplicate(published)
         if published.stamp:
             fields.append((b"X-Linger-Seq", b"%d" % published.stamp))
         if full and not published.duplicate:
-            fields.append((b"X-Linger-Skipped", b",".join(map(metadata.header_name, full))))
+            fields.append((b"X-Linger-Skipped", b",".join(map(metadata.header_name, full[:MAX_NAMED]))))
         answer = json(202, published.deliveries)
         return msgspec.structs.replace(answer, fields=answer.fields + fields)
 
@@ -132,6 +142,22 @@ class Publishing:
 
     async def _told(self, call: Call, published: Deferred[Published]) -> Published:
         return await call.told(published, self._broker.withdraw)
+
+    def _same(self, call: Call, destination: Destination, message: Message) -> None:
+        """That a key is not used for another message than before, as far as that is known; `Problem` 422."""
+        known = self._known.get((destination, message.key)) if call.header("idempotency-key") else None
+        if known is not None and known[1] > self._broker.now() and known[0] != zlib.crc32(message.body):
+            raise Problem(422, "idempotency-mismatch", "This Idempotency-Key was used for another message.")
+
+    def _used(self, call: Call, destination: Destination, message: Message) -> None:
+        """The key was used for this message."""
+        window = self._broker.rules_of(destination).dedup_window
+        if not window or not call.header("idempotency-key"):
+            return
+        self._known[destination, message.key] = zlib.crc32(message.body), self._broker.now() + window * 1000
+        self._known.move_to_end((destination, message.key))
+        if len(self._known) > MAX_KNOWN:
+            self._known.popitem(last=False)
 
     def _event(self, call: Call) -> Message:
         """The body as a structured event, with the request's wishes."""

@@ -100,6 +100,7 @@ _PAGE = "after limit since until match body"
 _GONE = {404: "there is no such message"}
 _LOST = {**_GONE, 409: "it is not on loan, or under another lease"}
 _FULL = {507: "the channel is full"}
+_OTHER = {422: "the `Idempotency-Key` was used for another message"}
 _CHANGED = {412: "`If-Match` names an older state", 415: "the body is not JSON", 422: "a key is wrong; nothing changed"}
 
 DOCS: Mapping[Endpoint, Doc] = {
@@ -117,7 +118,7 @@ DOCS: Mapping[Endpoint, Doc] = {
     ),
     Endpoint.PEEK: Doc("what a GET would bring; takes nothing", "", {200: "its headers", 204: "none"}, ()),
     Endpoint.PUBLISH: Doc(
-        "put a message in", _WISHES + " to", {202: "its id", 415: "an unknown batch", **_FULL}, body=_MESSAGE
+        "put a message in", _WISHES + " to", {202: "its id", 415: "an unknown batch", **_OTHER, **_FULL}, body=_MESSAGE
     ),
     Endpoint.PURGE: Doc("settle everything in it, on loan or not", "state config", {204: "done"}, ()),
     Endpoint.CHANNEL_STATS: Doc("how many wait and are hidden", "full", {200: "numbers"}),
@@ -161,7 +162,7 @@ DOCS: Mapping[Endpoint, Doc] = {
     Endpoint.PUBLISH_TO_TOPIC: Doc(
         "publish to all subscribed channels in one commit",
         "msg group strict to",
-        {202: "the id in every channel", **_FULL},
+        {202: "the id in every channel", **_OTHER, **_FULL},
         body=_MESSAGE,
     ),
     Endpoint.TOPIC_CHANNELS: Doc("the channels subscribed to it", "", {200: "their names"}),
@@ -187,7 +188,7 @@ DOCS: Mapping[Endpoint, Doc] = {
         "ack, nack, touch and publish in one transaction",
         "atomic",
         {200: "what became of each", 404: "there is no such message", 409: "a lease is lost; nothing was done",
-         415: "the body is not JSON", 422: "a key was used for another message", **_FULL},
+         415: "the body is not JSON", **_FULL},
         body=Body((JSON,), Ops, needed=True),
     ),
     Endpoint.CONSUMERS: Doc("who asks for messages of which channel", "after", {200: "consumers"}),

@@ -150,12 +150,12 @@ class Channel(http.HTTPChannel):
 
     def when_sent(self, call: Callable[[bool], None]) -> None:
         """Call with True once all that was written has left our send buffer, with False if the client went before."""
-        if self.gone:
+        if not self.unsent:
+            call(True)  # also if the connection was closed since, as one is that does not persist
+        elif self.gone:
             call(False)
-        elif self.unsent:
-            self.callLater(_GLANCE, lambda: self.when_sent(call))
         else:
-            call(True)
+            self.callLater(_GLANCE, lambda: self.when_sent(call))
 
     def cut_later(self) -> None:
         """Give the client some time to take the rest, and go then."""

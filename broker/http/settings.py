@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from twisted.internet.defer import DeferredLock
 
+from broker import config_check
 from broker.core.broker import Broker
 from broker.core.destination import Destination, Kind, queue, topic
 from broker.core.policy import BindingPolicy
@@ -103,11 +104,19 @@ class Settings:
             all_said.pop(destination, None)
             if keys:
                 all_said[destination] = keys
+            self._check(all_said)
             await self._save(all_said)
             await self._broker.configure(all_said)
         finally:
             self._turn.release()
         return self._shown(destination, status)
+
+    def _check(self, said: Said) -> None:
+        """That nothing contradicts anything else; `Problem` 422."""
+        try:
+            config_check.together(self._broker.policies_with(said), ())
+        except ConfigError as error:
+            raise Problem(422, "bad-configuration", error.reason) from None
 
     def _shown(self, destination: Destination, status: int) -> Answer:
         keys = msgspec.to_builtins(self._broker.rules_of(destination))
@@ -183,6 +192,7 @@ class Settings:
         old = self._broker.configured
         kept = {} if prune else {one: dict(keys) for one, keys in old.items()}
         new = {one: keys for one, keys in (kept | said).items() if keys}
+        self._check(new)
         changes: list[dict[str, Any]] = [
             {"what": "config", "of": str(one), "from": old.get(one, {}), "to": new.get(one, {})}
             for one in sorted({*old, *new}, key=str)

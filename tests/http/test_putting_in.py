@@ -54,6 +54,23 @@ def test_the_same_key_again_is_answered_with_the_first_id() -> None:
     assert on.ready("work") == (2, 0)
 
 
+def test_the_same_key_for_another_message_is_refused() -> None:
+    on = world()
+    on.post("work", b"x", Idempotency_Key="k")
+    other = on.post("work", b"y", Idempotency_Key="k", Accept="application/json")
+    assert (other.status, other.json["type"]) == (422, "/problems/idempotency-mismatch")
+    on.clock.advance(61)
+    assert on.post("work", b"y", Idempotency_Key="k").status == 202
+
+
+def test_a_key_whose_publish_was_refused_was_not_used() -> None:
+    on = world(max_messages=1)
+    first = on.post("work")
+    assert on.post("work", b"x", Idempotency_Key="k").status == 507
+    on.ask("DELETE", f"/messages/{first.id}")
+    assert on.post("work", b"y", Idempotency_Key="k").status == 202
+
+
 def test_a_key_is_remembered_for_its_window_and_over_a_restart() -> None:
     store = MemoryStore()
     first = world(store).post("work", Idempotency_Key="k")

@@ -11,6 +11,7 @@ from twisted.internet.defer import maybeDeferred
 
 import broker.settings
 from broker.core.destination import Destination, queue, topic
+from broker.core.policy import Policies, Policy, Rule
 from broker.errors import ConfigError
 from broker.settings import Settings
 from tests.http.support import Response, World, done
@@ -65,6 +66,29 @@ def test_a_wrong_key_changes_nothing_and_is_named(said: dict[str, Any]) -> None:
     assert (wrong.status, wrong.json["type"]) == (422, "/problems/bad-configuration")
     assert next(iter(said)) in wrong.json["detail"]
     assert world.ask("GET", "/channels/work/config").json["set"] == []
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ({"ttl": 2_000, "max_ttl": 1_000}, "ttl"),
+        ({"overflow": "drop_new"}, "overflow"),
+        ({"dead_letter": "other"}, "circle"),
+    ],
+)
+def test_what_contradicts_itself_or_others_is_refused(said: dict[str, Any], named: str) -> None:
+    world = World()
+    assert config(world, "PUT", {"dead_letter": "work"}, of="channels/other").status == 201
+    wrong = config(world, "PUT", said, Accept="application/json")
+    assert (wrong.status, named in wrong.json["detail"]) == (422, True), wrong.json
+    assert apply(world, {"channels": {"work": said}}).status == 422
+    assert world.ask("GET", "/channels/work/config").json["set"] == []
+
+
+def test_a_channel_that_the_file_speaks_of_keeps_what_is_not_said_here() -> None:
+    world = World(policy=Policies(Policy(), [Rule("work", {"ttl": 7_000, "lease": 9_000})]))
+    put = config(world, "PUT", {"lease": 2_000}).json["config"]
+    assert (put["ttl"], put["lease"]) == (7_000, 2_000)
 
 
 def test_a_body_that_is_no_object_of_json_is_refused() -> None:
