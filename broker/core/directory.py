@@ -265,14 +265,10 @@ class Directory:
         by_id: dict[int, Log] = {}
         lanes: dict[int, Lane] = {}
         sizes: dict[int, int] = {}
-        resting = at_rest(inventory)
-        tended = self.policies.speaks_of("max_idle", "retain", "retain_bytes")
+        resting = self._restore_resting(inventory)
         for known in inventory.destinations:
-            if (simple := resting.get(known.id)) is not None:
-                if not (tended and self.policies.of(known.name).tended):
-                    self.dormant.add(known.name, simple)
-                    continue
-                del resting[known.id]
+            if known.id in resting:
+                continue
             log = by_id[known.id] = self.log(Destination(known.kind, known.name))
             log.id = known.id
             if known.kind is not Kind.TOPIC:
@@ -305,6 +301,18 @@ class Directory:
                 )
 
     # -- queues at rest
+
+    def _restore_resting(self, inventory: Inventory) -> set[int]:
+        """Take up what may be at rest; the ids of these queues."""
+        names = {one.id: one.name for one in inventory.destinations}
+        tended = self.policies.speaks_of("max_idle", "retain", "retain_bytes")
+        resting = set()
+        for state in at_rest(inventory):
+            name = names[state.queue]
+            if not (tended and self.policies.of(name).tended):
+                self.dormant.add(name, state)
+                resting.add(state.queue)
+        return resting
 
     def rest(self, queue: Queue) -> bool:
         """Keep no more of a queue in memory than must be, if it is at rest; False if it is not."""

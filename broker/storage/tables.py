@@ -189,20 +189,23 @@ def load(connection: sqlite3.Connection) -> tuple[Ledger, Unfolded, int]:
     meta = dict(connection.execute("SELECT key, value FROM meta"))
     ledger.last_stamp = meta["last_stamp"]
     ledger.last_ids = {sort: meta[f"last_{sort}"] for sort in ID_SORTS}
+    kinds = {kind.value: kind for kind in Kind}
     for id, kind, name in connection.execute("SELECT id, kind, name FROM destination ORDER BY id"):
-        ledger.destinations[id] = DefineDestination(id, Kind(kind), name)
+        ledger.destinations[id] = DefineDestination(id, kinds[kind], name)
     for id, destination, *rest in connection.execute(
         "SELECT id, destination, priority, run, next, low, bytes, keep FROM lane ORDER BY id"
     ):
         if destination is None:
             ledger.gone.add(id)
         else:
-            ledger.add_lane(Lane(id, destination, *rest))
+            # The same integers as elsewhere: 100,000 queues save 10 MB.
+            ledger.add_lane(Lane(id, ledger.destinations[destination].id, *rest))
             if rest[-1] is not None:
                 ledger.retained.add(id)
     for id, queue, lane, cursor, reserved in connection.execute(
         "SELECT id, queue, lane, cursor, reserved FROM reader ORDER BY id"
     ):
+        queue, lane = ledger.destinations[queue].id, ledger.lanes[lane].id
         ledger.add_reader(Reader(id, queue, lane, Settled(cursor), reserved))
     for id, chunk, bits in connection.execute("SELECT reader, chunk, bits FROM bits"):
         ledger.readers[id].settled.load(chunk, int.from_bytes(bits, "little"))
