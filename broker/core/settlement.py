@@ -232,6 +232,7 @@ class Settlement:
 
     def _unused(self, queue: Queue) -> None:
         self._stats.queues_deleted += 1
+        self._stats.queues_expired += 1
         _ = Deferred.fromCoroutine(self.drop(queue)).addErrback(
             lambda failure: self._log.warn(
                 "{queue} is unused; not dropped yet: {error}", queue=queue.name, error=failure.getErrorMessage()

@@ -81,6 +81,7 @@ class BrokerStats:
     unbound: Annotated[int, counter("bindings", "Bindings ended.")] = 0
     queues_created: Annotated[int, counter("queues", "Queues made by a publish.")] = 0
     queues_deleted: Annotated[int, counter("queues", "Queues deleted.")] = 0
+    queues_expired: Annotated[int, counter("queues", "Queues deleted because nobody had used them for long.")] = 0
 
 
 class BrokerGauges(msgspec.Struct, frozen=True):

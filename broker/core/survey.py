@@ -72,6 +72,13 @@ class Surveyor:
         names = (name for name in self._directory.names() if name > after and wanted(name))
         return sorted(names) if most is None else heapq.nsmallest(most, names)
 
+    def in_memory(self, name: str) -> tuple[int, int]:
+        """About how many of a queue's messages are in memory, and how many bytes they take there."""
+        queue = self._directory.queues.get(name)
+        held = [reader for reader in queue.readers if reader.window.runs] if queue is not None else []
+        count = sum(min(reader.waiting, reader.window.end - reader.bits.cursor) for reader in held)
+        return max(count, 0), sum(reader.window.bytes for reader in held)
+
     def consumers(self, name: str) -> list[dict[str, object]]:
         """Who asks for messages of a queue, and the loans that are nobody's but end by themselves."""
         queue = self._directory.find(name)

@@ -328,6 +328,7 @@ def test_an_empty_queue_goes_after_its_time_unless_something_needs_it() -> None:
         on.turn(14)
     assert [on.broker.exists(name) for name in ("q-empty", "q-full", "q-bound", "other")] == [False, True, True, True]
     assert on.broker.stats.queues_deleted == 1
+    assert on.broker.stats.queues_expired == 1
     on.boot()
     assert not on.broker.exists("q-empty")
     put(on, "q-empty")
