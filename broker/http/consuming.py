@@ -18,6 +18,7 @@ from broker.http.counts import Counts
 from broker.http.parameters import LONG_POLL, MAX_SECONDS, wait_of
 from broker.http.problem import Problem
 from broker.http.rendering import delivered, envelope, listed
+from broker.http.workers import Workers
 
 #: Messages, and bytes of bodies, that one request takes at most. One larger message is always taken.
 MAX_BATCH, MAX_BATCH_BYTES = 1_000, 1024 * 1024
@@ -31,14 +32,20 @@ class Wanted(msgspec.Struct, frozen=True):
     max: int = 1
     wait: int = 0
     timeout: int | None = None
+    #: Who takes them, and which version of what he runs; see `Workers`.
+    worker: str = ""
+    code: str = ""
+    #: The same again gets the same messages again.
+    attempt: str = ""
 
 
 class Consuming:
     """``GET /channels/C``, ``/lease``, and the ends of loans under ``/messages``."""
 
-    def __init__(self, broker: Broker, counts: Counts) -> None:
+    def __init__(self, broker: Broker, counts: Counts, workers: Workers) -> None:
         self._broker = broker
         self._counts = counts
+        self._workers = workers
 
     async def take(self, call: Call) -> Answer:
         """``GET /channels/C``: the next message, on loan for its lease; 204 if none comes in time."""
@@ -54,6 +61,8 @@ class Consuming:
             return _nothing(name)
         answer = delivered(call, delivery, self._broker.now())
         if not how:
+            worker, code = (call.parameters.text(name) or "" for name in ("worker", "code"))
+            self._workers.took(name, worker, code, [delivery], self._broker.now())
             return answer
         if delivery.reader.queue.policy.get_settles == "before":
             await self._broker.ack([delivery])
@@ -80,11 +89,11 @@ class Consuming:
         self._counts.takes += 1
         name, wanted = call.match.channel, _wanted(call)
         lease = 0 if wanted.timeout is None else min(wanted.timeout, MAX_SECONDS) * 1000
-        taken: list[Delivery] = []
-        size = 0
+        taken = self._workers.again(name, wanted.attempt)
+        again, size = bool(taken), 0
         wait = wanted.wait
         try:
-            while len(taken) < wanted.max and size < MAX_BATCH_BYTES:
+            while not again and len(taken) < wanted.max and size < MAX_BATCH_BYTES:
                 delivery = await call.wait(self._broker.take(name, wait=wait, leased=True, lease=lease))
                 if delivery is None:
                     break
@@ -97,8 +106,12 @@ class Consuming:
         if not taken:
             return _nothing(name)
         now = self._broker.now()
+        if not again:
+            self._workers.took(name, wanted.worker, wanted.code, taken, now)
+            self._workers.attempted(name, wanted.attempt, taken)
         answer = listed(call, "messages", [envelope(delivery, now) for delivery in taken])
-        return msgspec.structs.replace(answer, sent=partial(self._batch_sent, taken))
+        # whoever asks again gives back nothing: the next answer may reach him
+        return answer if wanted.attempt else msgspec.structs.replace(answer, sent=partial(self._batch_sent, taken))
 
     def _batch_sent(self, taken: list[Delivery], all_of_it: bool) -> None:
         if not all_of_it:
@@ -186,6 +199,9 @@ def _wanted(call: Call) -> Wanted:
         max=min(wanted.max if limit is None else limit, MAX_BATCH),
         wait=wait_of(parameters, None) if "wait" in parameters else wanted.wait,
         timeout=wanted.timeout if timeout is None else timeout,
+        worker=parameters.text("worker") or wanted.worker,
+        code=parameters.text("code") or wanted.code,
+        attempt=parameters.text("attempt") or wanted.attempt,
     )
     if wanted.max < 1 or not 0 <= wanted.wait <= LONG_POLL or (wanted.timeout is not None and wanted.timeout < 1):
         raise BadValue(f"Invalid body: max is 1 or more, wait 0 to {LONG_POLL}, timeout 1 or more.")

@@ -16,6 +16,7 @@ from broker.http import metadata
 from broker.http.call import Answer, Call, json
 from broker.http.consuming import known
 from broker.http.rendering import accepts, listed, looked_at
+from broker.http.workers import Workers
 
 #: Messages on a page at most, and without ``limit``.
 PAGE, DEFAULT_PAGE = 1_000, 100
@@ -28,9 +29,10 @@ _STATES = {state.value: state for state in State} | {"hidden": State.ON_LOAN}
 class Looking:
     """Everything that only looks."""
 
-    def __init__(self, broker: Broker, surveyor: Surveyor) -> None:
+    def __init__(self, broker: Broker, surveyor: Surveyor, workers: Workers) -> None:
         self._broker = broker
         self._surveyor = surveyor
+        self._workers = workers
 
     async def messages(self, call: Call) -> Answer:
         """``GET /channels/C/messages``: a page of what is in it; with ``ids`` as Linger had it in 2015."""
@@ -57,16 +59,19 @@ class Looking:
     async def consumers(self, call: Call) -> Answer:
         """``GET /consumers`` and ``GET /channels/C/consumers``: who asks for messages, and what is on loan."""
         if "channel" in call.match.names:
-            return json(200, {"consumers": self._surveyor.consumers(call.match.channel)})
+            return json(200, {"consumers": self._of(call.match.channel)})
         after = call.parameters.text("after") or ""
         names = self._surveyor.queues(
             lambda name: bool(call.access.seen(Kind.QUEUE, [name])), after=after, most=_QUEUES + 1
         )
-        found = [one for name in names[:_QUEUES] for one in self._surveyor.consumers(name)]
+        found = [one for name in names[:_QUEUES] for one in self._of(name)]
         more = {"after": names[_QUEUES - 1]} if len(names) > _QUEUES else {}
         return json(200, {"consumers": found, **more})
 
     # -- parts
+
+    def _of(self, channel: str) -> list[dict[str, Any]]:
+        return [*self._surveyor.consumers(channel), *self._workers.of(channel)]
 
     async def _page(self, call: Call, of: Destination, states: tuple[State, ...]) -> Answer:
         said, now = call.parameters, self._broker.now()

@@ -21,7 +21,7 @@ from broker.http.problem import Problem
 NAMES = frozenset(
     {"priority", "timeout", "deliver", "linger", "delay", "nowait", "wait", "msg", "match"}
     | {"detail", "full", "queue", "after", "limit", "prefix"}
-    | {"at", "group", "to", "strict", "lease", "ack", "reason", "dead", "free", "atomic"}
+    | {"at", "group", "to", "strict", "lease", "ack", "worker", "code", "attempt", "reason", "dead", "free", "atomic"}
     | {"state", "since", "until", "body", "ids", "from", "credit", "dry_run", "prune", "config"}
 )
 

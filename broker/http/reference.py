@@ -21,8 +21,10 @@ PARAMETERS: Mapping[str, tuple[dict[str, Any], str]] = {
     "ack": ({"type": "string", "enum": ["", "auto"]}, "`auto`: settled once it is sent"),
     "after": (_TEXT, "go on behind this position, or name: what an earlier answer called `after`"),
     "at": (_TEXT, "when it may be delivered: RFC 3339, seconds since 1970, or `30s`, `2h`, `1d` from now"),
+    "attempt": (_TEXT, "a name for this request: asked again with it, the same messages come again"),
     "atomic": (_FLAG, "`0`: each operation by itself, with its own result"),
     "body": (_FLAG, "`0`: without bodies"),
+    "code": (_TEXT, "which version the worker runs"),
     "config": (_FLAG, "forget the channel too, with what it is bound to"),
     "credit": ({"type": "integer", "minimum": 1, "maximum": 1000}, "messages on loan at a time; default 10"),
     "dead": (_FLAG, "never deliver it again: to `dead_letter`, or dropped"),
@@ -52,6 +54,7 @@ PARAMETERS: Mapping[str, tuple[dict[str, Any], str]] = {
     "timeout": ({"type": "integer", "minimum": 1}, "the lease in seconds"),
     "to": (_TEXT, "further destinations, all or none: `topic:news,queue:audit`"),
     "until": (_TEXT, "before this time"),
+    "worker": (_TEXT, "who takes it: host and process, say; shown by `/consumers`"),
     "wait": ({"type": "integer", "minimum": 0, "maximum": 120}, "seconds to wait"),
 }
 
@@ -112,7 +115,7 @@ DOCS: Mapping[Endpoint, Doc] = {
     ),
     Endpoint.TAKE: Doc(
         "the next message, on loan for its lease",
-        "nowait wait timeout ack",
+        "nowait wait timeout ack worker code",
         {200: "the message", 204: "none came in time"},
         (ANY, "application/cloudevents+json"),
     ),
@@ -137,7 +140,7 @@ DOCS: Mapping[Endpoint, Doc] = {
     ),
     Endpoint.LEASE: Doc(
         "take several messages, each on loan",
-        "limit wait timeout",
+        "limit wait timeout worker code attempt",
         {200: "the messages", 204: "none came in time", 415: "the body is not JSON"},
         (JSON, "application/x-ndjson"),
         Body((JSON,), Wanted),

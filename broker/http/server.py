@@ -37,6 +37,7 @@ from broker.http.settings import Save, Settings
 from broker.http.sources import Sources
 from broker.http.streams import Streams
 from broker.http.topics import Topics
+from broker.http.workers import Workers
 
 #: Seconds without a byte after which a connection that owes us one is closed. Waiting for our answer does not count.
 IDLE = 60
@@ -73,7 +74,9 @@ def make_site(
     counts = Counts()
     surveyor = Surveyor(broker)
     channels, topics, sources = Channels(broker, counts, surveyor), Topics(broker), Sources(broker)
-    consuming, publishing, looking = Consuming(broker, counts), Publishing(broker), Looking(broker, surveyor)
+    workers = Workers()
+    consuming, looking = Consuming(broker, counts, workers), Looking(broker, surveyor, workers)
+    publishing = Publishing(broker)
     streams, settings = Streams(broker), Settings(broker, save)
     about = About(
         broker,

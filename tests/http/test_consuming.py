@@ -203,6 +203,33 @@ def test_a_wrong_batch_is_refused(body: bytes, status: int) -> None:
     assert world.ready("work") == (1, 0)
 
 
+def test_a_batch_whose_answer_was_lost_comes_again() -> None:
+    world = World()
+    for number in range(3):
+        world.post("work", b"%d" % number)
+    asked = b'{"max": 2, "attempt": "a-1"}'
+    first, again = lease(world, asked), lease(world, asked)
+    assert [one["id"] for one in first.json["messages"]] == [one["id"] for one in again.json["messages"]]
+    assert world.ready("work") == (1, 2)
+    end(world, first.json["messages"][0]["id"], "ack", first.json["messages"][0]["lease"])
+    assert len(lease(world, asked).json["messages"]) == 1
+    assert len(lease(world, b'{"max": 2, "attempt": "a-2"}').json["messages"]) == 1
+
+
+def test_workers_that_say_who_they_are_are_shown_with_what_they_hold() -> None:
+    world = World()
+    for _ in range(3):
+        world.post("work")
+    lease(world, b'{"max": 2, "worker": "host/7", "code": "v42"}')
+    world.ask("GET", "/channels/work?nowait&worker=host/8")
+    found = {one.get("worker"): one for one in world.ask("GET", "/channels/work/consumers").json["consumers"]}
+    assert (found["host/7"]["code"], found["host/7"]["unsettled"], found["host/8"]["unsettled"]) == ("v42", 2, 1)
+    world.clock.advance(30)
+    found = {one.get("worker"): one for one in world.ask("GET", "/consumers").json["consumers"]}
+    assert found["host/7"]["unsettled"] == 0
+    assert found["host/7"]["last_seen"] == "2023-11-14T22:13:20Z"
+
+
 # -- commit
 
 
