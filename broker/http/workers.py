@@ -1,8 +1,8 @@
 """Who took what: workers that say their names, and batches that were asked for twice.
 
 A consumer over HTTP has no connection to be known by. One that names itself (``worker``, ``code``) is shown among the
-consumers, with what it has on loan. One that names its request (``attempt``) and asks again, because the answer was lost
-on the way, gets the same messages again, as far as they are still on loan to it. Both are in memory, and bounded: loans are
+consumers, with what it has on loan. One that names its request (``attempt``) and asks again, because the answer was
+lost, gets the same messages again, as far as they are still on loan to it. Both are in memory, and bounded: loans are
 referred to weakly, so that nothing is kept of what is settled.
 """
 
