@@ -78,6 +78,7 @@ class Administration:
         if self._of.flush_all and self._of.dialect.flushes:
             for name in self._broker.queues():
                 await self._broker.purge(name, on_loan=True)
+                self._counters.flushed(name)
         return command.voice.said(Outcome.FLUSHED_ALL)
 
     async def _flush_expired(self, command: FlushExpired, access: Access) -> bytes:
@@ -108,7 +109,7 @@ class Administration:
             for name, number in (await stats.general(self._of.surveyor, self._broker.now(), self._counters)).items():
                 self._write(voice.stat(name, number))
         for name in self._seen(access):
-            self._write(b"".join(voice.stat(*one) for one in stats.queue(self._broker, name)))
+            self._write(b"".join(voice.stat(*one) for one in stats.queue(self._of, name)))
             await self._room()
         return voice.end()
 
@@ -133,7 +134,7 @@ class Administration:
             names = access.seen(Kind.QUEUE, asked)
         numbers = isinstance(command, DumpStats)
         for name in names:
-            values = dumps.numbers(self._broker, name) if numbers else self._policy(name)
+            values = dumps.numbers(self._of, name) if numbers else self._policy(name)
             self._write(dumps.block(name, values))
             await self._room()
         return command.voice.end() if names else b"\r\n" + command.voice.end()
@@ -147,7 +148,7 @@ class Administration:
         name = key.destination.name
         if not self._broker.exists(name):
             return command.voice.text(b"")
-        numbers = dict(stats.of_queue(self._broker, name)) | self._policy(name)
+        numbers = dict(stats.of_queue(self._of, name)) | self._policy(name)
         return command.voice.text(b"".join(command.voice.stat(what, value) for what, value in numbers.items()))
 
     def _status(self, command: Status, access: Access) -> bytes:

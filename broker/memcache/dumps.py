@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from broker.core.broker import Broker
 from broker.core.policy import Policy
 from broker.memcache import stats
+
+if TYPE_CHECKING:
+    from broker.memcache.server import MemcacheFactory
 
 
 def block(name: str, values: Mapping[str, object]) -> bytes:
@@ -17,9 +20,9 @@ def block(name: str, values: Mapping[str, object]) -> bytes:
     return f"queue '{name}' {{\r\n{lines}}}\r\n".encode()
 
 
-def numbers(broker: Broker, name: str) -> dict[str, object]:
+def numbers(of: MemcacheFactory, name: str) -> dict[str, object]:
     """What is known of a queue; nothing of one that is not there."""
-    return dict(stats.of_queue(broker, name)) if broker.exists(name) else {}
+    return dict(stats.of_queue(of, name)) if of.broker.exists(name) else {}
 
 
 def policy(of: Policy) -> dict[str, object]:

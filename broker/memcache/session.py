@@ -310,6 +310,7 @@ class Session:
             await cursors.forget(self._broker, name)
         if key.cursor_of:
             await self._broker.delete(name)  # a cursor begins anew at its next use
-        else:
+        elif self._broker.exists(name):
             await self._broker.purge(name)
+            self._counters.flushed(name)
         return command.voice.said(Outcome.FLUSHED)

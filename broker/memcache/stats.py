@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import resource
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import attrs
 
 from broker import __version__
-from broker.core.broker import Broker
 from broker.core.destination import Destination, Kind
 from broker.core.stats import OF_QUEUE, values
 from broker.core.survey import Surveyor
@@ -30,6 +30,7 @@ NAMES = {
     "published": "total_items",
     "queues_created": "queue_creates",
     "queues_deleted": "queue_deletes",
+    "queues_expired": "queue_expires",
     "delayed": "delayed_items",
     "moved": "moved_items",
 }
@@ -42,7 +43,9 @@ QUEUE_NAMES = {
     "on_loan": "open_transactions",
 }
 #: Kestrel's numbers of a queue's journal, which here is a part of the store.
-_NO_JOURNAL = dict.fromkeys(("journal_rewrites", "journal_rotations"), 0)
+_NO_JOURNAL = dict.fromkeys(("logsize", "journal_rewrites", "journal_rotations"), 0)
+#: Queues whose flushes are counted; the least flushed of more are forgotten.
+_MAX_FLUSHED = 10_000
 
 
 @attrs.define(eq=False)
@@ -70,11 +73,25 @@ class Counters:
     bytes_read: int = 0
     bytes_written: int = 0
 
+    #: Flushes of each queue.
+    flushes: Counter[str] = attrs.field(factory=Counter, repr=False)
+
+    def flushed(self, queue: str) -> None:
+        """A queue was flushed."""
+        if queue not in self.flushes and len(self.flushes) >= _MAX_FLUSHED:
+            self.flushes = Counter(dict(self.flushes.most_common(_MAX_FLUSHED // 2)))
+        self.flushes[queue] += 1
+
+    def shown(self) -> dict[str, int]:
+        """Those that are of no queue."""
+        return {field.name: getattr(self, field.name) for field in attrs.fields(Counters) if field.name != "flushes"}
+
     def reset(self) -> None:
         """Begin anew; who is connected stays so."""
-        for field in attrs.fields(Counters):
-            if field.name != "curr_connections":
-                setattr(self, field.name, 0)
+        for name in self.shown():
+            if name != "curr_connections":
+                setattr(self, name, 0)
+        self.flushes.clear()
 
 
 async def general(surveyor: Surveyor, now: int, counters: Counters) -> dict[str, object]:
@@ -94,8 +111,7 @@ async def general(surveyor: Surveyor, now: int, counters: Counters) -> dict[str,
         **theirs,
         "bytes": rest.pop("bytes", 0),
         "reserved_memory_ratio": f"{rest['memory_used'] / (rest['memory_limit'] or 1):.3f}",
-        **attrs.asdict(counters),
-        "queue_expires": 0,
+        **counters.shown(),
         "limit_maxbytes": 0,  # Starling's: no limit
         "threads": 1,
         "evictions": 0,
@@ -103,34 +119,36 @@ async def general(surveyor: Surveyor, now: int, counters: Counters) -> dict[str,
     }
 
 
-def queue(broker: Broker, name: str) -> Iterator[tuple[str, object]]:
+def queue(of: MemcacheFactory, name: str) -> Iterator[tuple[str, object]]:
     """What is known of a queue, as the names and values of STAT lines."""
     # A blank would end the name for the client; the escape is the one its key takes.
     shown = name.replace("%", "%25").replace(" ", "%20")
-    for what, number in of_queue(broker, name):
+    for what, number in of_queue(of, name):
         yield f"queue_{shown}_{what}", number
 
 
-def of_queue(broker: Broker, name: str) -> Iterable[tuple[str, object]]:
+def of_queue(of: MemcacheFactory, name: str) -> Iterable[tuple[str, object]]:
     """The same without the queue's name."""
-    of = broker.queue_stats(name)
-    theirs, rest = _translated(values(of, OF_QUEUE), QUEUE_NAMES)
+    numbers = of.broker.queue_stats(name)
+    theirs, rest = _translated(values(numbers, OF_QUEUE), QUEUE_NAMES)
+    mem_items, mem_bytes = of.surveyor.in_memory(name)
     found: dict[str, object] = {
         "items": theirs.pop("items"),
         "bytes": rest.pop("bytes", 0),
         "total_items": theirs.pop("total_items"),
-        "logsize": 0,
         "expired_items": theirs.pop("expired_items"),
+        "mem_items": mem_items,
+        "mem_bytes": mem_bytes,
         **theirs,
         "discarded": rest.pop("discarded"),
         "waiters": rest.pop("waiters"),
-        "transactions": of.delivered,
-        "canceled_transactions": of.failed + of.released,
-        "total_flushes": 0,
+        "transactions": numbers.delivered,
+        "canceled_transactions": numbers.failed + numbers.released,
+        "total_flushes": of.counters.flushes[name],
         **_NO_JOURNAL,
         **rest,
     }
-    if children := broker.bound(Destination(Kind.QUEUE, name)):
+    if children := of.broker.bound(Destination(Kind.QUEUE, name)):
         found["children"] = ",".join(children)
     return found.items()
 

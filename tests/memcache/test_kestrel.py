@@ -592,6 +592,8 @@ class AdminTests(KestrelTest):
             "total_items",
             "logsize",
             "expired_items",
+            "mem_items",
+            "mem_bytes",
             "age",
             "discarded",
             "waiters",

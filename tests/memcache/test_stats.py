@@ -51,6 +51,23 @@ class StatsTests(FrontTest):
         self.assertEqual((shown["connections_stomp"], shown["connections_opened_stomp"]), ("3", "7"))
         self.assertEqual((shown["curr_connections"], shown["total_connections"]), ("1", "1"))
 
+    def test_flushes_of_a_queue_and_what_is_in_memory_are_counted(self) -> None:
+        self.put("work", b"1", b"2")
+        self.says(b"get work\r\n", b"VALUE work 0 1\r\n1\r\nEND\r\n")
+        shown = self.stats()
+        self.assertEqual((shown["queue_work_mem_items"], shown["queue_work_total_flushes"]), ("1", "0"))
+        self.assertGreater(int(shown["queue_work_mem_bytes"]), 1)
+        self.says(b"flush work\r\nflush none\r\nflush_all\r\nflush work\r\n", b"END\r\nEND\r\nOK\r\nEND\r\n")
+        self.assertEqual(self.stats()["queue_work_total_flushes"], "2")
+        self.says(b"stats reset\r\n", b"RESET\r\n")
+        self.assertEqual(self.stats()["queue_work_total_flushes"], "0")
+
+    def test_the_flushes_of_many_queues_are_not_remembered_for_ever(self) -> None:
+        counters = stats.Counters()
+        for number in range(25_000):
+            counters.flushed(f"q{number}")
+        self.assertLessEqual(len(counters.flushes), 10_000)
+
     def test_a_queue_that_is_empty_is_shown_with_what_happened_in_it(self) -> None:
         self.put("work", b"1")
         self.says(b"get work\r\n", b"VALUE work 0 1\r\n1\r\nEND\r\n")
