@@ -1,85 +1,71 @@
-"""A broker whose store may crash between any two steps, against what its users were told.
-
-The model knows only what clients know: what was confirmed, what was delivered to whom, which acks were answered.
-"""
+"""A broker under any policies, whose store may crash between any two steps, against what its users were told."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import attrs
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from twisted.internet.defer import Deferred
 
 from broker.core.consumers import Subscription
 from broker.core.delivery import Delivery
-from broker.core.destination import queue, topic
+from broker.core.destination import Destination, queue
 from broker.core.journal import RETRY_AFTER
 from broker.core.message import Message
 from broker.core.policy import Policies, Policy, Rule
+from broker.errors import BrokerError
 from broker.storage import unfolded
 from broker.storage.memory import MemoryStore
 from broker.storage.sqlite import SQLiteStore
 from tests.core.support import Bench, Holding, result, start
+from tests.machines.model import DEAD, QUEUES, SOURCES, TOPICS, Held, Model, Sent, policies
 from tests.storage.support import inline_store
 
-QUEUES = ("a", "b")
 _queues = st.sampled_from(QUEUES)
-
-
-@attrs.define(eq=False)
-class Sent:
-    """A message as its producer knows it."""
-
-    number: int
-    queue: str
-    priority: int
-    confirmed: bool = False
-    #: In which run of the broker it was delivered, each time.
-    delivered: list[int] = attrs.field(factory=list)
-    #: It went to the dead letter queue.
-    moved: bool = False
-    #: It was to come later.
-    delayed: bool = False
-    #: An ack was asked for; it was answered.
-    acked: bool = False
-    #: In which run.
-    asked: int = -1
-    answered: bool = False
-    #: Purged or exhausted: it may be gone.
-    forgone: bool = False
-
-
-@attrs.define(eq=False)
-class Held:
-    """A message in a client's hands."""
-
-    run: int
-    sent: Sent
-    delivery: Delivery
+_destinations = st.sampled_from([queue("a"), queue("a"), queue("b"), *TOPICS])
+_messages = st.builds(
+    Message,
+    priority=st.sampled_from([0, 0, 0, 3]),
+    group=st.sampled_from(["", "x", "x", "y"]),
+    ttl=st.sampled_from([0, 0, 0, 8_000, 30_000]),
+    delay=st.sampled_from([0, 0, 0, 0, 1, 5_000, 15_000]),
+)
+#: At least this share of the runs has a crash in it, not counting the one in the end of each.
+CRASHES = 0.3
 
 
 class BrokerMachine(RuleBasedStateMachine):
     """Publishes, consumers and crashes in any order."""
 
-    policies = Policies()
-    #: Queue a's dead letters go to b.
-    moves = False
+    #: Runs, and those with a crash.
+    runs: ClassVar[int] = 0
+    crashes: ClassVar[int] = 0
 
     def __init__(self) -> None:
         super().__init__()
-        self.bench = Bench(self.store(), self.policies)
-        self.bench.memory.hold = True
         self.run = 0
-        self.sent: list[Sent] = []
         self.subscriptions: list[Subscription] = []
-        #: What clients have in hand in this run.
-        self.hands: list[Held] = []
+        #: What was published with a key, and when: first, and last.
+        self.keys: dict[Destination, tuple[Message, list[Sent], float, float] | None] = {}
+
+    @initialize(policies=policies)
+    def begin(self, policies: Policies) -> None:
+        self.model = Model(policies)
+        self.bench = Bench(self.store(), policies)
+        self.bench.memory.hold = True
 
     def store(self) -> MemoryStore | Holding:
         return MemoryStore()
@@ -90,23 +76,20 @@ class BrokerMachine(RuleBasedStateMachine):
     def broker(self) -> Any:
         return self.bench.broker
 
-    def got(self, delivery: Delivery) -> Held:
-        """A message came into a client's hands."""
-        sent = self.sent[int(delivery.message.body)]
-        assert not sent.answered, f"{sent} came back after its ack was answered"
-        if "origin" in delivery.message.headers and not sent.moved:
-            sent.moved = True  # a new life in another queue
-            sent.delivered.clear()
-        assert delivery.queue == ("b" if sent.moved else sent.queue)
-        if any(run != self.run for run in sent.delivered):
-            assert delivery.redelivered, f"{sent} was delivered before, and is not marked"
-        sent.delivered.append(self.run)
-        return Held(self.run, sent, delivery)
+    @property
+    def now(self) -> float:
+        return self.bench.passed
+
+    def got(self, delivery: Delivery, holder: object) -> Held:
+        return self.model.got(delivery, self.run, self.now, holder)
 
     def crash(self) -> None:
         self.run += 1
         self.subscriptions.clear()
-        self.hands.clear()
+        self.model.crashed()
+        for to in list(self.keys):
+            if not self.model.of(to.name).durable:
+                del self.keys[to]
         self.bench.boot()
 
     def settle_down(self) -> None:
@@ -118,67 +101,96 @@ class BrokerMachine(RuleBasedStateMachine):
             self.bench.memory.release_commit()
         raise AssertionError("commits without end")
 
-    # -- producers
+    def post(self, to: Destination, message: Message) -> tuple[Message, list[Sent]]:
+        """What is about to be published: with its number, and as the copies that come of it."""
+        number = self.model.posts
+        sources = {name: self.broker.sources(name) for name in QUEUES}
+        copies = self.model.post(to, message, sources, self.now)
+        fields = {name: getattr(message, name) for name in ("priority", "group", "ttl", "delay", "key")}
+        return Message(body=b"%d" % number, **fields), copies
 
-    @rule(name=_queues, priority=st.sampled_from([0, 0, 0, 3]))
-    def publish(self, name: str, priority: int) -> None:
-        sent = Sent(len(self.sent), name, priority)
-        self.sent.append(sent)
-        message = Message(body=b"%d" % sent.number, priority=priority)
-        self._confirm(self.broker.publish(queue(name), message), [sent])
-
-    @rule(name=_queues, delay=st.sampled_from([1, 5_000, 15_000]))
-    def publish_for_later(self, name: str, delay: int) -> None:
-        sent = Sent(len(self.sent), name, 0, delayed=True)
-        self.sent.append(sent)
-        self._confirm(self.broker.publish(queue(name), Message(body=b"%d" % sent.number, delay=delay)), [sent])
-
-    @rule(name=_queues)
-    def publish_to_topic(self, name: str) -> None:
-        """A queue's binding brings it what its topic gets."""
-        if topic(f"t-{name}") not in self.broker.sources(name):
-            return
-        sent = Sent(len(self.sent), name, 0)
-        self.sent.append(sent)
-        self._confirm(self.broker.publish(topic(f"t-{name}"), Message(body=b"%d" % sent.number)), [sent])
-
-    @rule(name=_queues)
-    def bind(self, name: str) -> None:
-        _ = start(self.broker.bind(name, topic(f"t-{name}"))).addErrback(lambda _: None)
-
-    def _confirm(self, deferred: Any, sents: list[Sent]) -> None:
+    def publish_copies(self, to: Destination, message: Message, copies: list[Sent]) -> None:
         run = self.run
 
         def confirmed(_: object) -> None:
             if run == self.run:
-                for sent in sents:
+                for sent in copies:
                     sent.confirmed = True
 
-        deferred.addCallbacks(confirmed, lambda _: None)
+        def refused(_: object) -> None:
+            if run == self.run and not message.key:
+                for sent in copies:
+                    sent.refused = True
+
+        try:
+            published: Deferred[Any] = self.broker.publish(to, message)
+        except BrokerError:
+            refused(None)
+        else:
+            _ = published.addCallbacks(confirmed, refused)
+
+    # -- producers
+
+    @rule(to=_destinations, message=_messages)
+    def publish(self, to: Destination, message: Message) -> None:
+        message, copies = self.post(to, message)
+        self.publish_copies(to, message, copies)
+
+    @rule(to=st.sampled_from([queue("a"), queue("b")]), message=_messages)
+    def publish_with_a_key(self, to: Destination, message: Message) -> None:
+        """The same message again while its key is known: it is there once."""
+        window = self.model.of(to.name).dedup_window / 1000
+        if not window or (to in self.keys and self.keys[to] is None):
+            return
+        known = self.keys.get(to)
+        if known is None or self.now > known[3] + window:
+            message, copies = self.post(to, Message(priority=message.priority, group=message.group, key="k"))
+            known = message, copies, self.now, self.now
+        elif self.now >= known[2] + window:
+            return  # it may be known still, or not any more
+        self.keys[to] = (*known[:3], self.now)
+        self.publish_copies(to, known[0], known[1])
+
+    @rule(name=_queues, source=st.sampled_from(list(SOURCES)))
+    def bind(self, name: str, source: Destination) -> None:
+        self.model.bound(name)
+        _ = start(self.broker.bind(name, source, match=SOURCES[source])).addErrback(lambda _: None)
+
+    @rule(name=_queues, source=st.sampled_from(list(SOURCES)))
+    def unbind(self, name: str, source: Destination) -> None:
+        _ = start(self.broker.unbind(name, source)).addErrback(lambda _: None)
 
     # -- consumers
 
-    @rule(name=_queues)
-    def take(self, name: str) -> None:
+    @rule(name=_queues, leased=st.booleans())
+    def take(self, name: str, leased: bool) -> None:
         taken: list[Any] = []
         run = self.run
-        _ = start(self.broker.take(name)).addBoth(taken.append)
+        self.model.used(name)
+        _ = start(self.broker.take(name, leased=leased, lease=3_000)).addBoth(taken.append)
         for _ in range(5):
             if not taken and self.bench.memory.held is not None:
                 self.bench.memory.release_commit()
         assert run == self.run
         if taken and isinstance(taken[0], Delivery):
-            self.hands.append(self.got(taken[0]))
+            held = self.got(taken[0], object())
+            self.model.hands.append(held)
+            if leased:
+                self.model.failed(held)  # it may lapse
 
-    @rule(name=_queues, prefetch=st.integers(1, 3))
+    @rule(name=st.sampled_from([*QUEUES, DEAD]), prefetch=st.integers(1, 3))
     def subscribe(self, name: str, prefetch: int) -> None:
         run = self.run
+        self.model.used(name)
 
         def deliver(delivery: Delivery) -> None:
             if run == self.run:
-                self.hands.append(self.got(delivery))
+                self.model.hands.append(self.got(delivery, subscription))
+                same = [other for other in self.subscriptions if other.queue is subscription.queue]
+                assert same[0] is subscription or not self.model.of(name).exclusive
 
-        self.subscriptions.append(self.broker.subscribe(queue(name), deliver, prefetch=prefetch))
+        subscription: Subscription = self.broker.subscribe(queue(name), deliver, prefetch=prefetch)
+        self.subscriptions.append(subscription)
 
     @precondition(lambda self: self.subscriptions)
     @rule(data=st.data())
@@ -186,14 +198,17 @@ class BrokerMachine(RuleBasedStateMachine):
         gone = data.draw(st.sampled_from(self.subscriptions))
         self.subscriptions.remove(gone)
         self.broker.unsubscribe(gone)
+        for held in self.model.hands:
+            if held.holder is gone:
+                self.model.failed(held)
         self.broker.nack(list(gone.unsettled), reason="connection lost")
 
     def hand(self, data: st.DataObject) -> Held:
-        held = data.draw(st.sampled_from(self.hands))
-        self.hands.remove(held)
+        held = data.draw(st.sampled_from(self.model.hands))
+        self.model.hands.remove(held)
         return held
 
-    @precondition(lambda self: self.hands)
+    @precondition(lambda self: self.model.hands)
     @rule(data=st.data())
     def ack(self, data: st.DataObject) -> None:
         held = self.hand(data)
@@ -208,26 +223,60 @@ class BrokerMachine(RuleBasedStateMachine):
 
         _ = self.broker.ack([held.delivery]).addCallbacks(answered, lambda _: None)
 
-    @precondition(lambda self: self.hands)
-    @rule(data=st.data(), counted=st.booleans())
-    def give_back(self, data: st.DataObject, counted: bool) -> None:
+    @precondition(lambda self: self.model.hands)
+    @rule(data=st.data(), counted=st.booleans(), delay=st.sampled_from([None, 0, 3_000]))
+    def give_back(self, data: st.DataObject, counted: bool, delay: int | None) -> None:
         held = self.hand(data)
-        (self.broker.nack if counted else self.broker.release)([held.delivery])
+        if counted:
+            self.model.failed(held)
+            self.broker.nack([held.delivery], delay=delay)
+        else:
+            self.broker.release([held.delivery])
 
-    @precondition(lambda self: self.hands)
-    @rule(data=st.data(), name=_queues, commit=st.booleans())
-    def move_in_a_transaction(self, data: st.DataObject, name: str, commit: bool) -> None:
+    @precondition(lambda self: self.model.hands)
+    @rule(data=st.data())
+    def reject(self, data: st.DataObject) -> None:
+        held = self.hand(data)
+        if held.delivery.on_loan and not held.delivery.claimed:
+            self.model.failed(held, times=100)
+            policy = self.model.of(held.delivery.queue)
+            held.sent.forgone |= not policy.dead_letter
+            _ = self.broker.reject([held.delivery]).addErrback(lambda _: None)
+
+    @rule(name=st.sampled_from(["a", "b"]), settled=st.booleans())
+    def fail_twice(self, name: str, settled: bool) -> None:
+        """Often enough for a message to die."""
+        for _ in range(2):
+            self.take(name, False)
+            for held in [held for held in self.model.hands if held.delivery.queue == name]:
+                self.model.hands.remove(held)
+                self.model.failed(held)
+                self.broker.nack([held.delivery])
+            self.bench.turn(1.1)
+        if settled:
+            self.settle_down()
+
+    @precondition(lambda self: self.model.hands)
+    @rule(data=st.data(), to=st.lists(_destinations, min_size=1, max_size=3), message=_messages, commit=st.booleans())
+    def move_in_a_transaction(self, data: st.DataObject, to: list[Destination], message: Message, commit: bool) -> None:
         first = self.hand(data)
         if not first.delivery.on_loan or first.delivery.claimed:
             return
         transaction = self.broker.begin()
-        sent = Sent(len(self.sent), name, 0)
-        self.sent.append(sent)
-        transaction.publish(queue(name), Message(body=b"%d" % sent.number))
+        copies: list[Sent] = []
+        try:
+            for destination in to:
+                numbered, sents = self.post(destination, message)
+                copies += sents
+                transaction.publish(destination, numbered)
+        except BrokerError:
+            commit = False
         transaction.ack([first.delivery])
         if not commit:
             transaction.abort()
             assert first.delivery.on_loan
+            for sent in copies:
+                sent.refused = True
             self.broker.release([first.delivery])
             return
         first.sent.acked = True
@@ -235,37 +284,34 @@ class BrokerMachine(RuleBasedStateMachine):
 
         def committed(_: object) -> None:
             if run == self.run:
-                sent.confirmed = first.sent.answered = True
+                for sent in (*copies, first.sent):
+                    sent.confirmed = True
+                first.sent.answered = True
 
         def failed(_: object) -> None:
             if run == self.run:
                 assert first.delivery.on_loan or first.delivery.orphaned
                 first.sent.acked = False
+                for sent in copies:
+                    sent.refused = True
                 self.broker.release([first.delivery])
 
         transaction.commit().addCallbacks(committed, failed)
 
+    # -- whole queues
+
     @rule(name=_queues)
     def purge(self, name: str) -> None:
-        if self.moves and name == "b":
-            return
-        for sent in self.sent:
-            if sent.queue == name:
-                sent.forgone = True
+        self.model.forgo(name)
         _ = start(self.broker.purge(name)).addErrback(lambda _: None)
 
     @rule(name=_queues)
     def delete(self, name: str) -> None:
-        if self.moves and name == "b":
+        if self.broker.bound(queue(name)):
             return
-        for sent in self.sent:
-            if sent.queue == name:
-                sent.forgone = True
+        self.model.forgo(name)
+        self.keys[queue(name)] = None  # whether it is known from now on is nobody's business
         _ = start(self.broker.delete(name)).addErrback(lambda _: None)
-
-    @rule(name=_queues)
-    def unbind(self, name: str) -> None:
-        _ = start(self.broker.unbind(name, topic(f"t-{name}"))).addErrback(lambda _: None)
 
     # -- the store
 
@@ -279,7 +325,7 @@ class BrokerMachine(RuleBasedStateMachine):
     def fail(self) -> None:
         self.bench.memory.fail_commit()
 
-    @rule(seconds=st.sampled_from([0, 0, 1.1, 20, 100]))
+    @rule(seconds=st.sampled_from([0, 0, 1.1, 6, 20, 100]))
     def time_passes(self, seconds: float) -> None:
         self.bench.turn(seconds)
 
@@ -310,7 +356,7 @@ class BrokerMachine(RuleBasedStateMachine):
     def everything_is_answered(self) -> None:
         """Once the store commits again, everybody has an answer."""
         self.settle_down()
-        assert all(sent.answered for sent in self.sent if sent.acked and sent.asked == self.run)
+        assert all(sent.answered for sent in self.model.sent.values() if sent.acked and sent.asked == self.run)
 
     @invariant()
     def nobody_idle_while_work_waits(self) -> None:
@@ -319,6 +365,9 @@ class BrokerMachine(RuleBasedStateMachine):
         if self.bench.memory.held is not None or self.broker.trouble:
             return
         for subscription in self.subscriptions:
+            policy = self.model.of(subscription.destination.name)
+            if policy.paused or policy.rate or policy.exclusive or policy.groups or policy.max_on_loan:
+                continue
             if subscription.credit > 0:
                 if subscription.queue.cautious and subscription.queue.on_loan:
                     continue  # after two crashes, one at a time
@@ -332,54 +381,30 @@ class BrokerMachine(RuleBasedStateMachine):
             assert stats.ready >= 0
             assert stats.on_loan >= 0
 
-    @initialize()
-    def begin(self) -> None:
-        self.settle_down()
-
     def teardown(self) -> None:
         """Everything confirmed is there, in order; nothing whose ack was answered."""
+        if not hasattr(self, "bench"):
+            return
+        type(self).runs += 1
+        type(self).crashes += self.run > 0
+        # What is in the queues is to be seen, without its policies.
+        kept = [Rule(name, {"expire_to": self.model.of(name).expire_to}) for name in ("a", "b")]
+        self.bench.policy, self.model.draining = Policies(Policy(), kept), True
         self.crash()
         self.settle_down()
         self.bench.turn(20)
         self.settle_down()
-        found: list[Sent] = []
-        for name in QUEUES:
-            drained: list[Sent] = []
+        drained: dict[str, list[Sent]] = {name: [] for name in (*QUEUES, DEAD)}
+        for name, sents in drained.items():
             while True:
                 taken: list[Any] = []
                 _ = start(self.broker.take(name)).addBoth(taken.append)
                 self.settle_down()
                 if taken[0] is None:
                     break
-                drained.append(self.got(taken[0]).sent)
+                sents.append(self.got(taken[0], self).sent)
                 _ = self.broker.ack([taken[0]]).addErrback(lambda _: None)
-            places = [(sent.priority, sent.number) for sent in drained if not (sent.delayed or sent.moved)]
-            assert places == sorted(places), f"out of order: {places}"
-            found += drained
-        there = {sent.number for sent in found}
-        assert len(there) == len(found), "delivered twice"
-        kept = [sent for sent in self.sent if sent.confirmed and not (sent.acked or sent.forgone)]
-        lost = [sent for sent in kept if sent.number not in there]
-        assert not lost, f"lost: {lost}"
-
-
-class PolicyMachine(BrokerMachine):
-    """The same where messages leave their queue after two failures, and are hidden for a while after the first."""
-
-    policies = Policies(Policy(), [Rule("a", {"max_attempts": 2, "dead_letter": "b", "backoff": (1000,)})])
-    moves = True
-
-    @rule(settled=st.booleans())
-    def fail_twice(self, settled: bool) -> None:
-        """Often enough for a message to die."""
-        for _ in range(2):
-            self.take("a")
-            for held in [held for held in self.hands if held.delivery.queue == "a"]:
-                self.hands.remove(held)
-                self.broker.nack([held.delivery])
-            self.bench.turn(1.1)
-        if settled:
-            self.settle_down()
+        self.model.judge(drained, self.now)
 
 
 class SQLiteMachine(BrokerMachine):
@@ -408,9 +433,7 @@ class SQLiteMachine(BrokerMachine):
             shutil.rmtree(self.folder)
 
 
-TestBrokerOverSQLite = SQLiteMachine.TestCase
-TestBrokerOverSQLite.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
-TestPolicies = PolicyMachine.TestCase
-TestPolicies.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
-TestBroker = BrokerMachine.TestCase
-TestBroker.settings = settings(max_examples=400, stateful_step_count=40, deadline=None)
+@pytest.mark.parametrize(("machine", "examples"), [(BrokerMachine, 300), (SQLiteMachine, 50)])
+def test_a_broker_keeps_its_promises_whenever_it_crashes(machine: type[BrokerMachine], examples: int) -> None:
+    run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=40, deadline=None))
+    assert machine.crashes >= CRASHES * machine.runs > 0, f"{machine.crashes} of {machine.runs} runs had a crash"
