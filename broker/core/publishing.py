@@ -269,6 +269,16 @@ class Publishing:
     def ended(self, route: Route, committed: bool) -> None:
         """A publish has an outcome."""
         route.ended(committed, self._changed)
+        for queue in route.append.queues if route.append is not None else ():
+            if queue.policy.overflow == "drop_oldest" and queue.room.overfull:
+                self._drop_oldest(queue)
+
+    def _drop_oldest(self, queue: Queue) -> None:
+        """Drop what was to go for messages that were on their way together with it."""
+        while queue.room.overfull and (victim := queue.room.choose()) is not None:
+            queue.room.dropped(victim)
+            self._journal.settle(victim.reader, victim.seq, victim.seq + 1)
+        self._changed(queue)
 
     def told(self, route: Route, seq: int = -1) -> Published:
         """A publish is on disk, as far as it is stored."""

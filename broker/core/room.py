@@ -42,6 +42,14 @@ class Room:
         taken = queue.bytes + self._incoming_bytes - self._dropping_bytes
         return bool(most) and count > 0 and taken + message.size > most
 
+    @property
+    def overfull(self) -> bool:
+        """True if it holds more than it may, because nothing could be dropped while that was on its way in."""
+        queue = self._queue
+        limit, most = queue.policy.max_messages, queue.policy.most_bytes
+        count, taken = queue.waiting - self._dropping, queue.bytes - self._dropping_bytes
+        return bool(limit and count > limit) or bool(most and count > 1 and taken > most)
+
     # -- what comes
 
     def expect(self, size: int) -> None:

@@ -62,10 +62,15 @@ class Route:
         return self.append is not None or bool(self.settles)
 
     def make_room(self, queue: Queue) -> bool:
-        """Choose what `queue` drops for it; False if there is not enough that is on loan to nobody."""
+        """Choose what `queue` drops for it; False if there is not enough that is on loan to nobody.
+
+        What is on its way in cannot be dropped yet: more of that follows than there is room for (`Room.overfull`).
+        """
         chosen: list[Delivery] = []
         while queue.room.full_for(self.message):
             victim = queue.room.choose()
+            if victim is None and queue.room.incoming:
+                break
             if victim is None:
                 for delivery in chosen:
                     queue.room.spare(delivery)

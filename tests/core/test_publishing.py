@@ -353,3 +353,18 @@ def test_a_wish_above_max_ttl_is_shortened() -> None:
     assert bench.broker.queue_stats("q").ready == 3
     bench.turn(3.1)
     assert everything(bench) == ["4"]
+
+
+@pytest.mark.parametrize("limit", [{"max_messages": 2}, {"max_bytes": 2 * OVERHEAD + 2}])
+def test_drop_oldest_takes_all_that_come_at_once_and_keeps_the_last(limit: dict[str, Any]) -> None:
+    bench = Bench(policy=Policy(overflow="drop_oldest", **limit))
+    bench.memory.hold = True
+    published = [bench.broker.publish(queue("q"), text(str(n))) for n in range(6)]
+    bench.memory.hold = False
+    bench.memory.release_commit()
+    assert all(result(one).deliveries for one in published)
+    stats = bench.broker.queue_stats("q")
+    assert (stats.ready, stats.discarded) == (2, 4)
+    bench.turn()
+    bench.boot()
+    assert everything(bench) == ["4", "5"]
