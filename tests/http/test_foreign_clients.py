@@ -20,6 +20,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
 from tornado.httpclient import HTTPError
 
+from benchmarks import long_polls
 from tests.support import Twistd
 
 
@@ -179,3 +180,13 @@ def test_keys_leases_and_settings_survive_a_kill(tmp_path: Any) -> None:
         assert len(json.loads(page)["messages"]) == 1
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10) as ready:
             assert ready.status == 200
+
+
+# -- who waits
+
+
+def test_polls_that_wait_cost_nothing_and_are_answered_beside_others() -> None:
+    row = long_polls.measure(20, 100, 1.0)
+    assert float(str(row["with"])) < 3
+    assert int(str(row["requests/s"])) > 0
+    assert float(str(row["woken p50 ms"])) > 0
