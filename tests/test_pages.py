@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from twisted.scripts._twistd_unix import ServerOptions
 
 from broker.auth.rights import Action
-from broker.config import File
+from broker.config import File, MemcacheListener
 from broker.core.policy import Policy
 from broker.options import Options
 
@@ -78,7 +78,8 @@ def rows(page: str) -> list[list[str]]:
 
 def test_what_the_page_for_newcomers_from_other_servers_names_is_there() -> None:
     options = {name.replace("_", "-") for known in (Options(), ServerOptions()) for name in known.synonyms}
-    keys = {*File.__struct_fields__, *Policy.__struct_fields__, *(action.value for action in Action)}
+    structs = (File, MemcacheListener, Policy)
+    keys = {*(action.value for action in Action), *(key for struct in structs for key in struct.__struct_fields__)}
     table = rows((DOCS / "coming-from.rst").read_text())
     assert len(table) > 50
     for theirs, _, ours in table:
