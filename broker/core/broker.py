@@ -237,15 +237,17 @@ class Broker(Overview):
         prefetch: int,
         priority: int = 0,
         reliable: bool = True,
+        exclusive: bool = False,
         accepts: Callable[[Message], bool] | None = None,
         dropped: Callable[[], None] | None = None,
     ) -> Subscription:
         """Deliver to `deliver` from now on: what is in a queue, or what a topic gets while this subscription lasts.
 
         Never more than `prefetch` unsettled at a time, and never before this call has returned. Of several that have
-        credit those with the highest `priority` are served first; `reliable` ones ack what they have worked on. With
-        `accepts`, a selector, it gets only what that is true of. A topic's name may be a pattern; `dropped` is called
-        when its subscription is over because it was too slow, if the topic's policy says so and it is given.
+        credit those with the highest `priority` are served first; `reliable` ones ack what they have worked on. While
+        `exclusive` ones are there, the oldest of them alone gets what is in a queue. With `accepts`, a selector, it
+        gets only what that is true of. A topic's name may be a pattern; `dropped` is called when its subscription is
+        over because it was too slow, if the topic's policy says so and it is given.
         """
         if destination.kind is Kind.TOPIC:
             live = listener([destination], deliver, prefetch, self.policy, dropped)
@@ -257,7 +259,14 @@ class Broker(Overview):
             _ = bound.addErrback(lambda _: None)  # the journal goes on trying; it fails when we stop
         queue = self._directory.queue(destination.name)
         subscription = Subscription(
-            queue, destination, deliver, prefetch, priority=priority, reliable=reliable, line=accepts and Line(accepts)
+            queue,
+            destination,
+            deliver,
+            prefetch,
+            priority=priority,
+            reliable=reliable,
+            exclusive=exclusive,
+            line=accepts and Line(accepts),
         )
         self._supply.use(queue)
         queue.attach(subscription)
@@ -277,9 +286,12 @@ class Broker(Overview):
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Deliver nothing more to it; what it has on loan stays on loan until it is acked, nacked or released."""
-        subscription.queue.detach(subscription)
+        queue = subscription.queue
+        queue.detach(subscription)
         self._publishing.live.discard(subscription)
-        self._forget(subscription.queue)
+        if queue.wanted and (subscription.exclusive or queue.policy.exclusive):
+            self._supply.pump_soon(queue)  # the next one takes over
+        self._forget(queue)
 
     async def take(
         self, queue: str | Sequence[str], *, wait: float = 0.0, leased: bool = False, lease: int = 0

@@ -63,6 +63,8 @@ class Subscription:
     priority: int = 0
     #: It acks what it has worked on; what others get is settled once it is sent.
     reliable: bool = True
+    #: While it is there, nobody gets messages but the oldest of its kind.
+    exclusive: bool = False
     #: With a selector: its own line. None: it takes what comes, in the line of all others.
     line: Line | None = None
     #: Of one that does not wait: called when there is nothing for it, or it cannot be fetched now.
@@ -84,10 +86,12 @@ class Subscription:
 class Consumers:
     """The subscriptions of a queue, and of these the ones that have credit, as far as is known."""
 
-    __slots__ = ("_ready", "all")
+    __slots__ = ("_exclusive", "_ready", "all")
 
     def __init__(self) -> None:
         self.all: dict[Subscription, None] = {}
+        #: Those that are exclusive, the oldest first.
+        self._exclusive: dict[Subscription, None] = {}
         #: By rank, the lowest first; in each in the order of their turns.
         self._ready: dict[tuple[int, bool], OrderedDict[Subscription, None]] = {}
 
@@ -100,11 +104,14 @@ class Consumers:
     def attach(self, subscription: Subscription) -> None:
         """One more, after those who wait already."""
         self.all[subscription] = None
+        if subscription.exclusive:
+            self._exclusive[subscription] = None
         self.credited(subscription)
 
     def detach(self, subscription: Subscription) -> None:
         """It wants nothing more."""
         self.all.pop(subscription, None)
+        self._exclusive.pop(subscription, None)
         self.exhausted(subscription)
 
     def credited(self, subscription: Subscription) -> None:
@@ -128,9 +135,14 @@ class Consumers:
         else:
             self.exhausted(subscription)
 
+    @property
+    def exclusive(self) -> bool:
+        """True while one of them wants to be the only one."""
+        return bool(self._exclusive)
+
     def first(self) -> Subscription | None:
-        """The one attached first, if it has credit."""
-        oldest = next(iter(self.all), None)
+        """The one attached first, of those that are exclusive if any is, if it has credit."""
+        oldest = next(iter(self._exclusive or self.all), None)
         return oldest if oldest is not None and oldest.credit > 0 else None
 
     def in_turn(self, scheduler: Scheduler) -> Iterator[Subscription]:

@@ -242,7 +242,7 @@ class Queue:
 
     def pair(self, now: int) -> Delivery | None:
         """Put the next message on loan to the next consumer with credit; None: no pair, or something `lacks`."""
-        if self.policy.exclusive:
+        if self.policy.exclusive or self.consumers.exclusive:
             oldest = self.consumers.first()
             return self._served(now, oldest) if oldest is not None else None
         lacking: list[Scan] = []

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.core import queue as queue_room
+from broker.core.consumers import Subscription
 from broker.core.delivery import Delivery
 from broker.core.destination import queue, topic
 from broker.core.moving import RETRY_AFTER
@@ -346,6 +347,30 @@ def test_no_more_than_max_on_loan_to_all_consumers_together() -> None:
     assert take(on) is None
     result(on.broker.ack(got[:1]))
     assert [delivery.message.body for delivery in got] == [b"a", b"b", b"c"]
+
+
+def test_an_exclusive_consumer_is_alone_as_long_as_it_is_there() -> None:
+    on = bench()
+    got: dict[str, list[bytes]] = {name: [] for name in ("plain", "first", "second")}
+
+    def consumer(name: str, exclusive: bool) -> Subscription:
+        def deliver(delivery: Delivery) -> None:
+            got[name].append(delivery.message.body)
+
+        return on.broker.subscribe(queue("q"), deliver, prefetch=2, exclusive=exclusive)
+
+    consumer("plain", False)
+    first, second = consumer("first", True), consumer("second", True)
+    for body in "abcdef":
+        put(on, body=body)
+    on.turn()
+    assert got == {"plain": [], "first": [b"a", b"b"], "second": []}
+    on.broker.unsubscribe(first)
+    on.turn()
+    assert got["second"] == [b"c", b"d"]
+    on.broker.unsubscribe(second)
+    on.turn()
+    assert got["plain"] == [b"e", b"f"]
 
 
 def test_one_exclusive_consumer_until_it_goes() -> None:
