@@ -163,6 +163,7 @@ class Subscriptions:
                         prefetch=asked.prefetch,
                         priority=asked.priority,
                         reliable=asked.mode is not AckMode.AUTO,
+                        exclusive=asked.exclusive,
                         accepts=accepts,
                         dropped=lambda: self._dropped(consumer),
                     )

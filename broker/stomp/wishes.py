@@ -58,6 +58,8 @@ class Wish(msgspec.Struct, frozen=True):
     selector: Selector | None = None
     #: Nothing that this session has sent.
     no_local: bool = False
+    #: Nobody else gets messages of the queue.
+    exclusive: bool = False
     #: All that is there now, without taking it.
     browser: bool = False
     #: The stamp from which on it reads the past; None: from now on.
@@ -80,6 +82,7 @@ def wish(headers: Mapping[str, str], targets: Sequence[Target], owner: str, dial
         rank(headers),
         _selector(headers),
         on_topics and (flag(headers, "no-local") or flag(headers, "activemq.noLocal")),
+        flag(headers, "activemq.exclusive"),
         flag(headers, "browser"),
         _since(headers, targets),
         _durable(headers, targets, owner),

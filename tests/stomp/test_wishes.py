@@ -95,6 +95,17 @@ class NoLocalTest(FrontTest):
         self.assertEqual(bodies(client.frames()), [b"x"])
 
 
+class ExclusiveTest(FrontTest):
+    def test_an_exclusive_consumer_is_alone_until_it_goes(self) -> None:
+        plain, alone = self.client(), self.client()
+        plain.subscribe("q", "1")
+        alone.subscribe("q", "1", ack="client", prefetch_count=1, **{"activemq.exclusive": "true"})
+        self.put("q", b"1", b"2")
+        self.assertEqual((bodies(plain.frames()), bodies(alone.frames())), ([], [b"1"]))
+        alone.send("UNSUBSCRIBE", id="1")
+        self.assertEqual(bodies(plain.frames()), [b"2"])
+
+
 class WindowTest(FrontTest):
     def test_bytes_unsettled_stop_deliveries_until_some_are_settled(self) -> None:
         """Line 52, Artemis's part."""
