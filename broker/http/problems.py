@@ -33,6 +33,7 @@ PROBLEMS: Mapping[str, str] = {
     "refused": "The store can never keep this content, whatever the circumstances.",
     "too-large": "The body, or a message in it, is larger than allowed. Nothing was stored.",
     "too-long": "The request line, or a header line, is too long.",
+    "too-slow": "The request did not come whole in five minutes.",
     "too-many": "One connection or user asks for more at a time than it may have.",
     "unauthorized": "Credentials are needed, and those that were sent, if any, are nobody's.",
     "unsupported-type": "The `Content-Type` is none that this path takes; `detail` names those.",

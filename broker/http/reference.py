@@ -63,6 +63,7 @@ COMMON: Mapping[int, str] = {
     400: "a wrong parameter, name or body",
     401: "credentials are needed",
     403: "no right to that, or a foreign page",
+    408: "the request did not come whole in five minutes",
     413: "far too large",
     414: "the request line is too long",
     429: "too many requests of this user wait",

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 PATIENCE = 1024 * 1024
 #: Seconds a refused client may go on sending before it is cut off; while it sends, it cannot read why.
 LINGERING = 10.0
+#: Seconds in which a request must have come whole. 8 MiB do at 30 kB/s.
+SLOWEST = 300
 #: Seconds between two looks at what is still in the send buffer.
 _GLANCE = 0.005
 
@@ -45,8 +47,10 @@ class Channel(http.HTTPChannel):
     head: bytes | None = None
     #: True once the connection is.
     gone = False
-    #: A line was too long: nothing is read any more.
+    #: A line was too long, or the request too slow: nothing is read any more.
     overlong = False
+    #: When the request that comes in began to.
+    _begun = 0.0
     _cut: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
@@ -85,10 +89,18 @@ class Channel(http.HTTPChannel):
         self._networkProducer.resumeProducing()
         self.dataReceived(b"")
 
+    def dataReceived(self, data: bytes) -> None:
+        """Something came; what comes drop by drop, so that the connection is never idle, is cut off all the same."""
+        if self.head and not self.overlong and self.site.clock.seconds() - self._begun > SLOWEST:
+            self.overlong = True
+            self.setRawMode()
+            self.refuse(Problem(408, "too-slow", f"The request did not come whole in {SLOWEST} seconds."))
+        super().dataReceived(data)
+
     def lineReceived(self, line: bytes) -> None:
         """A line of the head: the first one is the request line."""
         if self.head is None or not self.head:
-            self.head = line
+            self.head, self._begun = line, self.site.clock.seconds()
         super().lineReceived(line)
 
     @property

@@ -153,6 +153,7 @@ class Site(server.Site):
         self, endpoints: Endpoints, limits: Limits, hosts: Collection[str], clock: IReactorTime, door: Door
     ) -> None:
         super().__init__(_Root(self), reactor=clock, timeout=IDLE, parsePOSTFormSubmission=False)
+        self.clock = clock
         self.endpoints = endpoints
         self.limits = limits
         self.hosts = hosts

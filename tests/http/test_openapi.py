@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import schemathesis
 
 from broker import errors
 from broker.http import problem
@@ -73,6 +74,10 @@ def test_the_document_is_served_and_whole() -> None:
         for step in reference.removeprefix("#/").split("/"):
             found = found[step]
         assert isinstance(found, dict)
+
+
+def test_the_document_is_openapi_3_1() -> None:
+    schemathesis.openapi.from_dict(document()).validate()
 
 
 def references(value: Any) -> list[str]:

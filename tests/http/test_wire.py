@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.http.call import SLACK
-from broker.http.request import LINGERING, PATIENCE
+from broker.http.request import LINGERING, PATIENCE, SLOWEST
 from broker.http.server import IDLE
 from tests.http.support import Connection, World, done
 from tests.support import flush_logged_errors
@@ -158,6 +158,22 @@ def test_a_body_announced_far_too_large_is_refused_at_once() -> None:
     assert connection.answers() == []
     connection.leave()
     assert len(world.clock.getDelayedCalls()) == before
+
+
+@pytest.mark.parametrize("sent", [b"X-A: b\r\n", b"X"])
+def test_who_sends_drop_by_drop_is_cut_off_in_the_end(sent: bytes) -> None:
+    world = World()
+    connection = world.connect()
+    connection.send(HEAD if sent != b"X" else HEAD + b"Content-Length: 100000\r\n\r\n")
+    for _ in range(SLOWEST // 50):
+        world.clock.advance(50)
+        connection.send(sent)
+    assert connection.transport.value() == b""
+    world.clock.advance(1)
+    connection.send(sent)
+    assert connection.transport.value().startswith(b"HTTP/1.1 408 ")
+    world.clock.advance(LINGERING)
+    assert connection.transport.disconnected
 
 
 def test_a_refused_client_is_not_waited_for_at_the_end() -> None:
