@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 #: Bytes of commands behind one that waits, before the connection is not read: until then it is, to see a client go.
 MAX_PENDING = 64 * 1024
+#: Why a connection ends whose dialect closes after errors.
+BECAUSE_OF_AN_ERROR = "an error"
 
 
 @implementer(IHalfCloseableProtocol)
@@ -267,7 +269,7 @@ class MemcacheProtocol(Protocol):
         if isinstance(error, BrokerError):
             reply, close = voice.failed(error)
             if close:
-                self._ending = self._ending or "an error"
+                self._ending = self._ending or BECAUSE_OF_AN_ERROR
             return reply
         self._log.failure("a memcache command of {peer} failed", failure, peer=self.peer)
         return voice.broken()
@@ -281,7 +283,7 @@ class MemcacheProtocol(Protocol):
     def _set(self, command: Set) -> None:
         voice = command.voice
         try:
-            published = self._session.publish(command)
+            name, published = self._session.publish(command)
         except Exception:
             self._reply(self._failed(Failure(), voice))
             return
@@ -289,13 +291,12 @@ class MemcacheProtocol(Protocol):
         promise = self._outbox.promise(len(command.body))
 
         def stored(published: Published) -> bytes:
-            id = next(iter(published.deliveries.values()), 0)
-            return voice.said(Outcome.STORED, id, len(command.body))
+            return voice.said(Outcome.STORED, published.deliveries.get(name, 0), len(command.body))
 
         def keep(reply: bytes) -> None:
             self._counters.bytes_written += len(reply)
             promise.keep(reply)
-            if self._ending:
+            if self._ending == BECAUSE_OF_AN_ERROR:
                 self._work()
 
         _ = published.addCallbacks(stored, self._failed, errbackArgs=(voice,)).addCallback(keep)

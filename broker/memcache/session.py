@@ -91,18 +91,19 @@ class Session:
 
     # -- set
 
-    def publish(self, command: Set) -> Deferred[Published]:
-        """Put a message in; raises what can be said at once."""
+    def publish(self, command: Set) -> tuple[str, Deferred[Published]]:
+        """Put a message in; the queue's or topic's name, and what becomes of it. Raises what can be said at once."""
         self._counters.cmd_set += 1
         self._check_write()
         key = self._keys.to_store(command.key)
         message = self._message(command)
         self.access.publish(key.destination)
+        name = key.destination.name
         if not key.others:
-            return self._broker.publish(key.destination, message)
+            return name, self._broker.publish(key.destination, message)
         for other in key.others:
             self.access.publish(other)
-        return self._broker.publish_to([key.destination, *key.others], message)
+        return name, self._broker.publish_to([key.destination, *key.others], message)
 
     def _message(self, command: Set | Cas) -> Message:
         ttl, expires = lifetime(command.exptime, self._of.dialect)

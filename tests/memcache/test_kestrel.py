@@ -613,6 +613,13 @@ class AdminTests(KestrelTest):
         for level in b"Up", b"WRITEAVOID", b"readOnly", b"quiescent", b"up":
             self.says(b"status %b\r\nstatus\r\n" % level, END + level.upper() + b"\r\n")
 
+    def test_an_error_that_comes_late_closes_when_all_is_answered(self) -> None:
+        self.store.hold = True
+        self.client.send(b"set work 0 0 1\r\n1\r\nset work 0 0 1\r\n2\r\n")
+        while self.store.held is not None:
+            self.store.fail_commit()
+        self.assertEqual((self.client.received(), self.client.closed), (SERVER_ERROR * 2, True))
+
     def test_lines(self) -> None:
         self.says(b"GET work\nSeT work 0 0 1 \nx\r\n", END + b"STORED\r\n")
         self.closes(b"\r\n", CLIENT_ERROR)

@@ -37,6 +37,13 @@ class MetaTests(FrontTest):
         self.assertRegex(answer, rb"^HD c[0-9]+ ka O7\r\n$")
         self.assertEqual(answer, b"HD c%b ka O7\r\n" % self.id_of_head(b"a"))
 
+    def test_the_id_that_ms_tells_is_that_of_the_queue_it_names(self) -> None:
+        self.says(b"mg a+child v\r\nmg a+other v\r\n", b"EN\r\nEN\r\n")
+        answer = self.client.send(b"ms a 1 c\r\nx\r\n")
+        self.assertEqual(answer, b"HD c%b\r\n" % self.id_of_head(b"a"))
+        self.assertNotEqual(answer, b"HD c%b\r\n" % self.id_of_head(b"a+child"))
+        self.says(b"ms /topic/t 1 c\r\nx\r\n", b"HD c0\r\n")
+
     def test_mg_answers_in_the_order_that_was_asked_for(self) -> None:
         self.says(b"ms a 1 T60\r\nx\r\n", b"HD\r\n")
         number = self.id_of_head(b"a")

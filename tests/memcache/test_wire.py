@@ -36,7 +36,7 @@ from broker.memcache.commands import (
     Touch,
     Version,
 )
-from broker.memcache.dialect import DEFAULT
+from broker.memcache.dialect import DEFAULT, DIALECTS, Dialect
 from broker.memcache.meta import MetaVoice
 from broker.memcache.voice import Outcome
 from broker.memcache.wire import LINE_TOO_LONG, MAX_GET_LINE, MAX_LINE, Parser
@@ -50,8 +50,8 @@ TOO_LARGE = Malformed(LOUD, DEFAULT.too_large)
 NOT_STORED, NOT_FOUND = Malformed(LOUD, b"NOT_STORED\r\n"), Done(LOUD, Outcome.NOT_FOUND)
 
 
-def parse(pieces: Iterable[bytes], limit: int = LIMIT) -> list[Command]:
-    parser = Parser(limit)
+def parse(pieces: Iterable[bytes], limit: int = LIMIT, dialect: Dialect = DEFAULT) -> list[Command]:
+    parser = Parser(limit, dialect)
     commands = []
     for piece in pieces:
         parser.feed(piece)
@@ -261,11 +261,15 @@ _stream = st.lists(st.sampled_from([data for data, _ in LINES if len(data) < 200
 )
 
 
-@given(stream=_stream, cuts=st.lists(st.integers(0, 1200), max_size=12))
-def test_no_split_of_the_bytes_changes_the_commands(stream: bytes, cuts: list[int]) -> None:
+@given(
+    stream=_stream, cuts=st.lists(st.integers(0, 1200), max_size=12), dialect=st.sampled_from(list(DIALECTS.values()))
+)
+def test_no_split_of_the_bytes_changes_the_commands(stream: bytes, cuts: list[int], dialect: Dialect) -> None:
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     pieces = [stream[a:b] for a, b in itertools.pairwise(edges)]
-    assert parse(pieces) == parse([stream]) == parse(single(stream))
+    whole = parse([stream], dialect=dialect)
+    assert parse(pieces, dialect=dialect) == whole
+    assert parse(single(stream), dialect=dialect) == whole
 
 
 _garbage = st.lists(
