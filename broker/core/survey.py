@@ -81,7 +81,7 @@ class Surveyor:
 
     def consumers(self, name: str) -> list[dict[str, object]]:
         """Who asks for messages of a queue, and the loans that are nobody's but end by themselves."""
-        queue = self._directory.find(name)
+        queue = self._directory.queues.get(name)  # one that rests has neither
         if queue is None:
             return []
         found: list[dict[str, object]] = [

@@ -224,6 +224,8 @@ def test_false(text: str) -> None:
         (b"NaN", "exists data", False),
         (b'{"a": 1, "a": 2}', "data.a = 2", True),
         (b"hello", "body = 'hello' and not exists data", True),
+        (b'"' + b"x" * (conditions.MAX_JSON - 2) + b'"', "exists data", True),
+        (b'"' + b"x" * (conditions.MAX_JSON - 1) + b'"', "exists data", False),
     ],
 )
 def test_bodies_that_are_something_else(body: bytes, text: str, expected: bool) -> None:
