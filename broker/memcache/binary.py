@@ -36,7 +36,7 @@ from broker.memcache.commands import (
     Touch,
     Version,
 )
-from broker.memcache.voice import Now, Outcome, sentence, words_of
+from broker.memcache.voice import KeyTooLong, Now, Outcome, sentence, words_of
 from broker.memcache.words import MAX_KEY
 
 if TYPE_CHECKING:
@@ -134,7 +134,9 @@ class BinaryVoice(msgspec.Struct, frozen=True):
         return self.packet(OK, value=__version__.encode() if self.opcode == _VERSION else lines)
 
     def failed(self, error: BrokerError) -> tuple[bytes, bool]:
-        """A status, and the sentence where memcached has no words of its own for it."""
+        """A status, and the sentence where memcached has no words of its own for it; a key that is too long closes."""
+        if isinstance(error, KeyTooLong):
+            return self.packet(INVALID, value=WORDS[INVALID]), True
         _, status = words_of(error)
         known = status in (NOT_FOUND, NOT_STORED, TOO_LARGE)
         return self.packet(status, value=WORDS[status] if known else sentence(error)), False

@@ -205,7 +205,10 @@ class BinaryTests(FrontTest):
         self.assertEqual((answer.status, answer.opaque, answer.value, noop.status), (3, 5, b"Too large.", 0))
 
     def test_names_that_are_none(self) -> None:
-        self.assertEqual(self.one(packet(0x00, b"k" * 251)).status, 4)
+        for sent in packet(0x00, b"k" * 251), put(b"k" * 251, b"x"):
+            client = Client(self.factory)
+            (answer,) = answers(client.send(sent))
+            self.assertEqual((answer.status, answer.value, client.closed), (4, b"Invalid arguments", True))
         self.assertEqual(self.one(put(b"a\0b", b"x")).value, b"the name holds control characters")
         self.ask(put(b"a b", b"x"))
         self.assertEqual(self.broker.queues(), ["a b"])
