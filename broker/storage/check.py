@@ -18,7 +18,7 @@ from broker.storage.lane import Lane
 from broker.storage.ledger import Ledger
 from broker.storage.quarantine import flaw
 from broker.storage.reading import WHOLE, part_data
-from broker.storage.record import BATCH_BYTES, BATCH_COUNT
+from broker.storage.record import BATCH_BYTES, MOST_COUNT
 from broker.storage.tables import decode_keys, load
 from broker.storage.unfolded import Place, Unfolded
 
@@ -202,7 +202,7 @@ def _lane(connection: sqlite3.Connection, ledger: Ledger, unfolded: Unfolded, la
             report.problem(f"{where}: {wrong}")
             continue
         assert data is not None
-        if count < 1 or count > BATCH_COUNT or (len(data) > BATCH_BYTES and count > 1):
+        if count < 1 or count > MOST_COUNT or (len(data) > BATCH_BYTES and count > 1):
             report.problem(f"{where}: {count} messages in {len(data)} bytes are too many for one run")
         stamps = [message.stamp for message in unpack(count, data)]
         report.messages += count

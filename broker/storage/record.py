@@ -19,9 +19,11 @@ from broker.errors import ConfigError, StoreRefused
 VERSION: Final = 1
 #: Parts of this many bytes or more are written as batches at once: a fold would only copy them.
 INLINE: Final = 16 * 1024
-#: What a batch holds at most; a larger message is a batch of its own.
+#: What a batch holds at most; a larger message is a batch of its own. The format allows 1,024 messages, but a batch is
+#: decoded at once, and no more than 1,000 are handled in one reactor turn.
 BATCH_BYTES: Final = 64 * 1024
-BATCH_COUNT: Final = 1024
+BATCH_COUNT: Final = 1000
+MOST_COUNT: Final = 1024
 
 
 class Part(msgspec.Struct, array_like=True, gc=False):
