@@ -178,6 +178,7 @@ def one_slow(run: Run, readers: int, backlog: int, rate: int) -> str:
             delivered[side].append(rounds * (readers - 1) / took)
             backlogs[side] += rounds
     run.compare("delivered", delivered)
+    control.close()  # idle for a minute, perhaps; the next request opens it again
     for side, waiting in backlogs.items():
         assert _waiting(control, f"{side}-slow") == waiting
         fast[side].close()
@@ -272,7 +273,10 @@ def slow(row: Row) -> list[str]:
 def main() -> int:
     """All cases, or those that are named."""
     share = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
-    rows = [measure(case, share) for case in sys.argv[2:] or CASES]
+    rows = []
+    for case in sys.argv[2:] or CASES:
+        rows.append(measure(case, share))
+        print(f"{case}: done", file=sys.stderr)
     return report("queue_sizes", rows, [miss for row in rows for miss in (*missed(row), *slow(row))])
 
 

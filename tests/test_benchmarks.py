@@ -34,7 +34,7 @@ async def test_a_busy_group_at_the_head_does_not_starve_the_next_one() -> None:
 @pytest.mark.parametrize("case", turns.CASES)
 @tx(60)
 async def test_no_reactor_turn_handles_too_many_messages(case: str) -> None:
-    _, counted = await turns.run(the_reactor(), case, 4_000, 100)
+    _, counted = await turns.run(the_reactor(), case, 4_000, 10)
     assert counted.misses == []
 
 
