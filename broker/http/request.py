@@ -147,7 +147,9 @@ class Channel(http.HTTPChannel):
                 answer.body,
             ]
         )
-        self._cut = self.callLater(LINGERING, self.transport.abortConnection)
+        self.cut_later()
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.loseWriteConnection()  # it sees the end at once, and may finish what it sends
 
     @property
     def closing(self) -> bool:

@@ -83,7 +83,9 @@ STOMP = {
     "HTTP": Misuse(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n\0", _error(b"not connected"), closes=True),
     "TLS": Misuse(b"\x16\x03\x01\x02\x00\x01\x00", b"", closes=True),
     "unknown version": Misuse(
-        b"CONNECT\naccept-version:3.7\nhost:x\n\n\0", _error(rb"version not supported\n[^\0]*version:1.0,1.1,1.2"), closes=True
+        b"CONNECT\naccept-version:3.7\nhost:x\n\n\0",
+        _error(rb"version not supported\n[^\0]*version:1.0,1.1,1.2"),
+        closes=True,
     ),
     "SEND before CONNECT": Misuse(b"SEND\ndestination:q\n\nx\0", _error(b"not connected"), closes=True),
     "huge heart-beat": Misuse(
@@ -146,9 +148,8 @@ def _post(path: bytes, status: int) -> Misuse:
 HTTP = {
     "garbage": Misuse(bytes(range(0x81, 0x100)) * 40 + b"\r\n\r\n", _status(400), closes=True),
     "memcache": Misuse(b"set q 0 0 1\r\nx\r\n", _status(400), closes=True),
-    # twisted.web closes without a word
-    "line too long": Misuse(b"GET /" + b"x" * 200_000, b"", closes=True),
-    "header too long": Misuse(b"GET / HTTP/1.1\r\nX-Message-A: " + b"x" * 200_000, b"", closes=True),
+    "line too long": Misuse(b"GET /" + b"x" * 200_000, _status(414), closes=True),
+    "header too long": Misuse(b"GET / HTTP/1.1\r\nX-Message-A: " + b"x" * 200_000, _status(431), closes=True),
     "too many headers": _request(b"GET /channels/q", 400, *(b"X-%d: 1" % n for n in range(2000)), closes=True),
     "no colon": _request(b"GET /channels/q", 400, b"what", closes=True),
     "unknown method": _request(b"PUSH /channels/q", 405),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from collections.abc import Iterator, Mapping
 
@@ -73,13 +74,18 @@ OF_THE_PROTOCOL = {
     | {"redelivered", "delivery-count"},
     "HTTP": {"server", "date", "content-length"}
     | {f"x-linger-{name}" for name in ("channel", "msg-id", "timeout", "deliver", "delivered", "received")}
-    | {"x-linger-linger", "x-linger-topic"},
+    | {"x-linger-linger", "x-linger-topic", "x-linger-lease", "ce-specversion", "ce-source", "ce-type", "ce-time"},
 }
+#: The event id that a message has of us, where its producer gave it none.
+_OURS = re.compile(r"[0-9]+\.[0-9]+")
 
 
 def metadata(protocol: str, said: Mapping[str, str]) -> dict[str, str]:
     """What is said of this very message, in small letters."""
-    return {name: value for name, value in said.items() if name not in OF_THE_PROTOCOL[protocol]}
+    told = {name: value for name, value in said.items() if name not in OF_THE_PROTOCOL[protocol]}
+    if _OURS.fullmatch(told.get("ce-id", "")):
+        del told["ce-id"]  # every event has one
+    return told
 
 
 @pytest.fixture(scope="module")
