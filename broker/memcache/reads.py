@@ -47,9 +47,12 @@ class Reads:
             await self._close(key)
             if not key.open:
                 return None
-        for each in keys:
-            self._check(each, look)
-        wait = max(each.wait for each in keys) / 1000 if self._waits else 0.0
+        self._check(key, look)
+        longest = key.wait
+        for other in others:
+            self._check(other, look)
+            longest = max(longest, other.wait)
+        wait = longest / 1000 if self._waits else 0.0
         if key.peek or look:
             self._counters.cmd_peek += 1
             looking = self._broker.peek(key.destination.name, wait=wait)
@@ -107,7 +110,7 @@ class Reads:
 
     def _check(self, key: Key, look: bool) -> None:
         """Raise `ReadsOpen` if the reads that are open do not let this one be."""
-        reads = self._reads(key)
+        reads = self._reads(key) if self._open else ()
         if not reads or key.peek or look:
             return
         if not key.open:

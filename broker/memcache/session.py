@@ -6,7 +6,7 @@ do with memcache's commands.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -171,7 +171,7 @@ class Session:
             self._check_read(key, command.look)
             if key.cursor_of:
                 await cursors.begin(self._broker, self.access, key)
-        together = not command.look and any(key.any for key in keys)
+        together = len(keys) > 1 and not command.look and any(key.any for key in keys)
         if together and any(key.peek or key.close or key.abort for key in keys):
             raise BadKey("any goes with open and t= only")
         value = b""
@@ -184,7 +184,8 @@ class Session:
                 delivery = await self.reads.read(keys)
                 key = next((one for one in keys if delivery and one.destination.name == delivery.queue), key)
             else:
-                delivery = await self._read(key, command.look)
+                follows = self._follow if key.cursor_of else self.reads.read
+                delivery = await follows([key], look=command.look)
             if delivery is None:
                 value = voice.missed(key)
                 continue
@@ -193,10 +194,12 @@ class Session:
             value = self._value(voice, key, delivery)
         return value + voice.end()
 
-    async def _read(self, key: Key, look: bool) -> Delivery | None:
+    async def _follow(self, keys: Sequence[Key], *, look: bool) -> Delivery | None:
+        """Read from a cursor: what was taken from its queue is passed over."""
+        (key,) = keys
         while True:
             delivery = await self.reads.read([key], look=look)
-            if delivery is None or not key.cursor_of or not cursors.passed(delivery, key.cursor_of):
+            if delivery is None or not cursors.passed(delivery, key.cursor_of):
                 return delivery
             self.reads.forget(delivery)
             _ = self._broker.settle(delivery.id).addErrback(self._failed)
