@@ -222,8 +222,21 @@ def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:
             return Front(wish.front, way, Connections(memcache), lambda: Deferred.fromCoroutine(memcache.close()))
         case "stomp":
             said = wish.said if isinstance(wish.said, StompListener) else StompListener(0)
-            terms = Terms(flavour=FLAVOURS[said.flavour], lenient_ack=said.lenient_ack, user_id=said.user_id)
-            stomp = StompFactory(of.broker, max_message_size=size, clock=of.reactor, door=of.door, terms=terms)
+            stomp = StompFactory(
+                of.broker,
+                max_message_size=size,
+                clock=of.reactor,
+                terms=Terms(
+                    flavour=FLAVOURS[said.flavour],
+                    lenient_ack=said.lenient_ack,
+                    user_id=said.user_id,
+                    send_timeout=said.send_timeout,
+                    heart_beat_min=said.heart_beat_min,
+                    heart_beat_grace=said.heart_beat_grace,
+                ),
+                login_timeout=said.login_timeout / 1000,
+                door=of.door,
+            )
             return Front(wish.front, way, Connections(stomp), stomp.shut_down)
         case _:
             site = make_site(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import secrets
+import socket
 from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as Structure
@@ -58,6 +59,13 @@ class _Transport(Transport, Structure):
     def abortConnection(self) -> None: ...
 
 
+def bound_sending(transport: Any, timeout: int) -> None:
+    """Have the system end a connection whose client takes nothing for `timeout` ms: it alone sees small steps."""
+    handle = transport.getHandle()
+    if timeout and isinstance(handle, socket.socket) and hasattr(socket, "TCP_USER_TIMEOUT"):
+        handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout)
+
+
 @implementer(IHalfCloseableProtocol)
 class StompProtocol(Protocol):
     """One connection."""
@@ -90,6 +98,7 @@ class StompProtocol(Protocol):
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)  # for clients without heart-beats
+            bound_sending(self.transport, self._factory.terms.send_timeout)
         self._timer = self._clock.callLater(self._factory.login_timeout, self._late_login)
         self._factory.connections.add(self)
         self._log.debug("{name}: connection from {peer}", name=self.name, peer=self.transport.getPeer())
@@ -217,7 +226,8 @@ class StompProtocol(Protocol):
     # -- CONNECT
 
     def _connect(self, frame: Frame) -> None:
-        agreed, headers, door = agree(frame, self.name, self.versions), frame.headers, self._factory.door
+        agreed = agree(frame, self.name, self.versions, self._factory.terms.heart_beat_min)
+        headers, door = frame.headers, self._factory.door
         client = headers.get("client-id", "")
         login, passcode = headers.get("login", ""), headers.get("passcode", "")
         if door.open or not (login or passcode):
@@ -264,6 +274,7 @@ class StompProtocol(Protocol):
             beat=lambda: self._outbox.write(b"\n"),
             expired=self._silent,
             reading=lambda: not self._outbox.holding,
+            grace=factory.terms.heart_beat_grace,
         )
         self._log.info(
             "{name}: STOMP {version} from {peer}, user {user}",

@@ -68,13 +68,14 @@ class Heartbeat:
         beat: Callable[[], None],
         expired: Callable[[], None],
         reading: Callable[[], bool],
+        grace: float = GRACE,
     ) -> None:
         self._clock = clock
         self._beat = beat
         self._expired = expired
         self._reading = reading
         self._write_within = beats.outgoing * EARLY / 1000
-        self._read_within = beats.incoming * GRACE / 1000
+        self._read_within = beats.incoming * grace / 1000
         self._written = self._read = clock.seconds()
         self._stopped = False
         self._calls: dict[str, IDelayedCall] = {}

@@ -23,7 +23,7 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessa
 from wsproto.utilities import LocalProtocolError, generate_accept_token
 from zope.interface import implementer
 
-from broker.stomp.connection import StompProtocol
+from broker.stomp.connection import StompProtocol, bound_sending
 from broker.stomp.server import StompFactory
 
 PATHS = (b"/ws", b"/stomp")
@@ -119,7 +119,7 @@ class WebSockets(Resource):
             *([b"Sec-WebSocket-Protocol: " + known[0].encode()] if known else []),
         ]
         channel.transport.write(b"\r\n".join([*lines, b"", b""]))
-        wire = Wire(stomp, self._factory.clock, channel.connectionLost)
+        wire = Wire(stomp, self._factory.clock, channel.connectionLost, self._factory.terms.send_timeout)
         early, channel._dataBuffer = channel._dataBuffer, []
         # Unpublished in Twisted: it hands what comes, and the end, to the wire.
         channel._protocolUpgradeForWebsockets(wire)
@@ -148,10 +148,13 @@ class Wire(Protocol):
 
     transport: Any
 
-    def __init__(self, stomp: StompProtocol, clock: IReactorTime, lost: Callable[[Failure], None]) -> None:
+    def __init__(
+        self, stomp: StompProtocol, clock: IReactorTime, lost: Callable[[Failure], None], send_timeout: int = 0
+    ) -> None:
         self._stomp = stomp
         self._clock = clock
         self._lost = lost
+        self._send_timeout = send_timeout
         self._socket = Connection(ConnectionType.SERVER)
         self._producer: Any = None
         self._timer: IDelayedCall | None = None
@@ -165,6 +168,7 @@ class Wire(Protocol):
     def connectionMade(self) -> None:
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
+            bound_sending(self.transport, self._send_timeout)
         self.transport.registerProducer(_Drain(self._emptied), False)
         self._timer = self._clock.callLater(PING, self._ping)
         self._stomp.makeConnection(self)

@@ -15,6 +15,7 @@ from broker.stomp.dialect import Dialect
 from broker.stomp.errors import Refused
 from broker.stomp.flavour import DEFAULT, Flavour
 from broker.stomp.headers import flag, needed, number, rank
+from broker.stomp.heartbeat import FLOOR, GRACE
 from broker.stomp.selector import BadSelector, Selector, compile_selector
 
 #: Deliveries an ``auto`` subscription may have unsettled when it does not say.
@@ -37,6 +38,11 @@ class Terms(msgspec.Struct, frozen=True):
     lenient_ack: bool = False
     #: MESSAGE says which user sent it.
     user_id: bool = False
+    #: Milliseconds in which a client must take some of what is sent to it; 0: any time.
+    send_timeout: int = 60_000
+    #: The shortest period of heart-beats (ms), and after how many a silent client is gone.
+    heart_beat_min: int = FLOOR
+    heart_beat_grace: float = GRACE
 
 
 class Durable(msgspec.Struct, frozen=True):

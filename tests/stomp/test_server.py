@@ -12,7 +12,9 @@ from broker.core.destination import queue, topic
 from broker.core.message import Message
 from broker.core.policy import BindingPolicy
 from broker.stomp import messages
+from broker.stomp.server import StompFactory
 from broker.stomp.wire import message_tail
+from broker.stomp.wishes import Terms
 from tests.stomp.support import NOW, FrontTest, bodies, header, receipts
 
 ALL = ("1.0", "1.1", "1.2")
@@ -95,6 +97,17 @@ class HeartbeatTest(FrontTest):
         client.lose()
         self.clients.remove(client)
         self.assertEqual(self.ready("a"), 1)
+
+    def test_floor_and_grace_are_the_listeners(self) -> None:
+        terms = Terms(heart_beat_min=1000, heart_beat_grace=3.0)
+        self.factory = StompFactory(self.broker, clock=self.clock, terms=terms)
+        client = self.open()
+        (connected,) = client.send("CONNECT", accept_version="1.2", heart_beat="500,0")
+        self.assertEqual(connected.headers["heart-beat"], "0,1000")
+        self.clock.advance(2.9)
+        self.assertFalse(client.transport.disconnected)
+        self.clock.advance(0.2)
+        self.assertTrue(client.transport.disconnected)
 
     def test_messages_are_beats(self) -> None:
         client = self.client(heart_beat="0,1000")

@@ -16,12 +16,14 @@ from stomp.utils import Frame
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from broker.core.broker import Broker
 from broker.core.destination import queue as queue_of
 from broker.core.message import Message
 from broker.stomp.server import StompFactory
+from broker.stomp.wishes import Terms
 from broker.storage.memory import MemoryStore
 from tests.support import tx
 
@@ -36,11 +38,11 @@ CONNECTIONS = {
 
 
 @contextlib.asynccontextmanager
-async def listening() -> AsyncIterator[tuple[Broker, int]]:
+async def listening(terms: Terms = Terms()) -> AsyncIterator[tuple[Broker, int]]:  # noqa: B008 - frozen
     """A broker in memory, and the port of its STOMP front."""
     broker = Broker(MemoryStore(), reactor)
     await broker.start()
-    factory = StompFactory(broker)
+    factory = StompFactory(broker, terms=terms)
     port = reactor.listenTCP(0, factory, interface="127.0.0.1")
     try:
         address = port.getHost()
@@ -222,6 +224,21 @@ async def test_a_slow_reader_gets_everything_and_settles_it() -> None:
         assert await deferToThread(read, port) == count
         stats = broker.queue_stats("big")
         assert (stats.ready, stats.on_loan, stats.delivered) == (0, 0, count)
+
+
+@tx(30)
+async def test_who_takes_nothing_for_too_long_is_closed_on() -> None:
+    async with listening(Terms(send_timeout=500)) as (broker, port):
+        for _ in range(200):
+            await broker.publish(queue_of("big"), Message(body=b"x" * 50_000))
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.sendall(b"CONNECT\n\n\0SUBSCRIBE\ndestination:big\nack:client\n\n\0")
+            while not broker.queue_stats("big").on_loan:
+                await deferLater(reactor, 0.01)
+            while broker.queue_stats("big").on_loan:
+                await deferLater(reactor, 0.05)
+        assert broker.queue_stats("big").ready == 200
 
 
 @tx()
