@@ -15,6 +15,16 @@ from broker.http.counts import Counts
 from broker.http.problem import RETRY_AFTER, Problem
 
 
+#: Where to go on from ``/``.
+LINKS = {
+    "channels": "/channels",
+    "topics": "/topics",
+    "stats": "/stats",
+    "ready": "/readyz",
+    "interface": "/openapi.json",
+}
+
+
 class About:
     """``/``, ``/stats``, ``/healthz``, ``/readyz``.
 
@@ -44,7 +54,13 @@ class About:
         """``GET /``."""
         return json(
             200,
-            {"Linger": "Welcome", "version": __version__, "id": self._identity, "hostname": platform.node()},
+            {
+                "Linger": "Welcome",
+                "version": __version__,
+                "id": self._identity,
+                "hostname": platform.node(),
+                "links": LINKS,
+            },
         )
 
     async def health(self, call: Call) -> Answer:

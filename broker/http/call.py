@@ -76,6 +76,8 @@ class Answer(msgspec.Struct, frozen=True):
     fields: metadata.Fields = []
     #: Called once: True when all of it has left our send buffer, False if the client went before.
     sent: Callable[[bool], None] | None = None
+    #: Called if the client goes before all of it has left our send buffer. It costs nothing if he does not.
+    lost: Callable[[], None] | None = None
 
 
 class Sink(Protocol):

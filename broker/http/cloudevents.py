@@ -33,6 +33,8 @@ _PREFIX = "ce-"
 _REQUIRED = ("id", "source", "type")
 _name = re.compile(r"[a-z0-9]{1,64}")
 _json_type = re.compile(r"[^;]*[/+]json\s*(;.*)?", re.IGNORECASE)
+#: What needs no escape, which is nearly everything.
+_plain = re.compile(r"[!#$&-~]+")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: What may stand in a header as it is (CloudEvents' HTTP binding, 3.1.3.2).
 _SAFE = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) not in '"%')
@@ -40,7 +42,7 @@ _SAFE = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) not in '"%')
 
 def header_value(value: str) -> str:
     """An attribute as the value of a header."""
-    return quote(value, safe=_SAFE)
+    return value if _plain.fullmatch(value) else quote(value, safe=_SAFE)
 
 
 def attribute_value(header: str) -> str:

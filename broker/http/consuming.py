@@ -63,7 +63,7 @@ class Consuming:
         if not how:
             worker, code = (call.parameters.text(name) or "" for name in ("worker", "code"))
             self._workers.took(name, worker, code, [delivery], self._broker.now())
-            return answer
+            return msgspec.structs.replace(answer, lost=partial(self._lost, [delivery]))
         if delivery.reader.queue.policy.get_settles == "before":
             await self._broker.ack([delivery])
             return answer
@@ -111,11 +111,11 @@ class Consuming:
             self._workers.attempted(name, wanted.attempt, taken)
         answer = listed(call, "messages", [envelope(delivery, now) for delivery in taken])
         # whoever asks again gives back nothing: the next answer may reach him
-        return answer if wanted.attempt else msgspec.structs.replace(answer, sent=partial(self._batch_sent, taken))
+        return answer if wanted.attempt else msgspec.structs.replace(answer, lost=partial(self._lost, taken))
 
-    def _batch_sent(self, taken: list[Delivery], all_of_it: bool) -> None:
-        if not all_of_it:
-            self._broker.release(taken)
+    def _lost(self, taken: list[Delivery]) -> None:
+        """A client that is gone before it has the whole answer does not keep its messages for a lease."""
+        self._broker.nack(taken, reason="connection lost")
 
     # -- by id
 

@@ -55,6 +55,8 @@ class Channel(http.HTTPChannel):
 
     def connectionMade(self) -> None:
         super().connectionMade()
+        #: What to call if the answers in our send buffer never leave it.
+        self._expected: list[Callable[[], None]] = []
         if ITCPTransport.providedBy(self.transport):
             # a client may wait two minutes without a byte; one that vanished must be noticed some time
             self.transport.setTcpKeepAlive(True)
@@ -62,6 +64,9 @@ class Channel(http.HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.gone = True
+        for lost in self._expected if self.unsent else ():
+            lost()
+        self._expected.clear()
         if self._cut is not None and self._cut.active():
             self._cut.cancel()
         super().connectionLost(reason)
@@ -161,6 +166,13 @@ class Channel(http.HTTPChannel):
         """True while something is in our send buffer."""
         transport = self.transport
         return bool(getattr(transport, "dataBuffer", b"") or getattr(transport, "_tempDataBuffer", ()))
+
+    def expect(self, lost: Callable[[], None] | None) -> None:
+        """An answer is about to be written; `lost` is called if the connection ends before it is out."""
+        if not self.unsent:
+            self._expected.clear()
+        if lost is not None:
+            self._expected.append(lost)
 
     def when_sent(self, call: Callable[[bool], None]) -> None:
         """Call with True once all that was written has left our send buffer, with False if the client went before."""
@@ -278,9 +290,14 @@ class Request(server.Request):
         fields: list[tuple[bytes, bytes]],
         body: bytes,
         sent: Callable[[bool], None] | None = None,
+        lost: Callable[[], None] | None = None,
     ) -> None:
-        """Answer, whole. `sent` is called once it has left our send buffer, or with False if it never will."""
+        """Answer, whole. `sent` is called once it has left our send buffer, or with False if it never will.
+
+        `lost` is called only if it never will.
+        """
         channel = self.channel
+        channel.expect(lost)
         self.setResponseCode(status, reason)
         for name, value in fields:
             self.responseHeaders.addRawHeader(name, value)

@@ -249,6 +249,8 @@ class _Root(Resource):
         if gone:
             if isinstance(answer, Answer) and answer.sent is not None:
                 answer.sent(False)
+            if isinstance(answer, Answer) and answer.lost is not None:
+                answer.lost()
             return
         request.setHeader(b"Server", b"twisted-broker")
         if self._site.stopping:
@@ -256,7 +258,7 @@ class _Root(Resource):
         if isinstance(answer, Stream) and call is not None:
             await self._stream(request, call, answer)
         elif isinstance(answer, Answer):
-            request.answer(answer.status, None, answer.fields, answer.body, answer.sent)
+            request.answer(answer.status, None, answer.fields, answer.body, answer.sent, answer.lost)
         else:
             rendered = problem.render(trouble, request.header("accept") or "", path)
             challenges = rights.CHALLENGES if rendered.status == 401 else []

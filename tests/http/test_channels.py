@@ -231,11 +231,13 @@ def test_head_where_there_is_no_get(path: str) -> None:
 
 
 def test_the_welcome() -> None:
-    welcome = World().ask("GET", "/")
+    world = World()
+    welcome = world.ask("GET", "/")
     assert welcome.headers["content-type"] == "application/json; charset=UTF-8"
     assert welcome.json["Linger"] == "Welcome"
     assert welcome.json["id"] == "d0c5"
-    assert set(welcome.json) == {"Linger", "version", "id", "hostname"}
+    assert set(welcome.json) == {"Linger", "version", "id", "hostname", "links"}
+    assert all(world.ask("GET", path).status == 200 for path in welcome.json["links"].values())
 
 
 def test_an_identity_of_its_own() -> None:

@@ -95,6 +95,18 @@ async def test_a_stream_ends_when_the_broker_does() -> None:
 
 
 @tx(30)
+async def test_who_leaves_in_the_middle_of_a_message_keeps_no_lease() -> None:
+    async with listening() as server:
+        await server.broker.publish(queue("work"), Message(body=b"x" * 5_000_000))
+        client = stream(server.port, "/channels/work?nowait")
+        await turns(server, lambda: server.broker.queue_stats("work").on_loan)
+        client.close()
+        await turns(server, lambda: server.broker.queue_stats("work").ready == 1)
+        got, _ = await server.ask("GET", "/channels/work?nowait")
+        assert got.headers.getRawHeaders("X-Linger-Delivered") == ["2"]
+
+
+@tx(30)
 async def test_ack_auto_settles_what_was_read_and_returns_what_was_not() -> None:
     async with listening() as server:
         await server.broker.publish(queue("work"), Message(body=b"x" * 5_000_000))
