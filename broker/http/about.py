@@ -14,7 +14,6 @@ from broker.http.call import Answer, Call, json, text
 from broker.http.counts import Counts
 from broker.http.problem import RETRY_AFTER, Problem
 
-
 #: Where to go on from ``/``.
 LINKS = {
     "channels": "/channels",
