@@ -187,6 +187,17 @@ def test_a_batch_waits_for_its_first_message_only() -> None:
     assert [one["event"]["data"] for one in waiting.answer().json["messages"]] == ["one"]
 
 
+def test_a_large_batch_is_taken_in_several_turns() -> None:
+    world = World()
+    for _ in range(250):
+        world.post("work")
+    connection = world.connect()
+    connection.ask("POST", "/channels/work/lease", b'{"max": 1000}', {"Content-Type": "application/json"})
+    assert (connection.answers(), world.broker.queue_stats("work").on_loan) == ([], 100)
+    world.clock.advance(0)
+    assert len(connection.answer().json["messages"]) == 250
+
+
 def test_nothing_to_lease_is_204() -> None:
     assert lease(World(), b'{"max": 5}').status == 204
 
