@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 import attrs
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.threads import deferToThread
 
 from broker.auth.door import Access
 from broker.core.message import Message
@@ -26,6 +27,8 @@ T = TypeVar("T")
 LINGER_SIZE = 256_000
 #: Requests of one user that wait, or stream, at a time.
 MAX_WAITING = 10_000
+#: Bytes of JSON that are read at once; more are read in a thread.
+AT_ONCE = 64 * 1024
 #: Bytes of a body that holds several messages, or a configuration.
 BULK = 8 * 1024 * 1024
 #: What a body may hold beside the message, in bytes: other parameters, the multipart's own lines.
@@ -226,15 +229,18 @@ class Call:
                 return metadata.decoded(values[-1]).strip()
         return None
 
-    def document(self) -> Any:
-        """The body as JSON; `Problem` 400, 413 or 415."""
+    async def document(self) -> Any:
+        """The body as JSON, read in a thread if it is long; `Problem` 400, 413 or 415."""
         if self.overflowed:
             raise Problem(413, "too-large", f"The body has {self.received} bytes, more than is read here.")
         kind = (metadata.content_type(self.headers) or "application/json").partition(";")[0].strip().lower()
         if kind != "application/json" and not kind.endswith("+json"):
             raise Problem(415, "unsupported-type", "The body must be application/json.")
+        body = self.body or b"{}"
         try:
-            return msgspec.json.decode(self.body or b"{}")
+            if len(body) > AT_ONCE:
+                return await deferToThread(msgspec.json.decode, body)
+            return msgspec.json.decode(body)
         except (ValueError, RecursionError) as error:
             raise Problem(400, "bad-parameter", f"The body is not JSON: {error}") from None
 

@@ -88,7 +88,7 @@ class Commit:
 
     async def commit(self, call: Call) -> Answer:
         """``POST /commit``: all of it or nothing; ``atomic=0``: each by itself, with the outcome of each."""
-        ops = _ops(call)
+        ops = _ops(await call.document())
         if call.parameters.text("atomic") is not None and not call.parameters.flag("atomic"):
             results = [await self._alone(call, op) for op in ops]
             return json(200, {"results": results})
@@ -143,9 +143,9 @@ class Commit:
                 transaction.ack(one)
 
 
-def _ops(call: Call) -> list[Op]:
+def _ops(said: object) -> list[Op]:
     try:
-        ops = msgspec.convert(call.document(), Ops).ops
+        ops = msgspec.convert(said, Ops).ops
     except msgspec.ValidationError as error:
         words, _, place = str(error).partition(" - at `$")
         where = {"pointer": place.rstrip("`").replace("[", ".").replace("]", "").replace(".", "/")}

@@ -90,7 +90,7 @@ class Consuming:
     async def lease(self, call: Call) -> Answer:
         """``POST /channels/C/lease``: several messages, each on loan; 204 if none comes in time."""
         self._counts.takes += 1
-        name, wanted = call.match.channel, _wanted(call)
+        name, wanted = call.match.channel, await _wanted(call)
         lease = 0 if wanted.timeout is None else min(wanted.timeout, MAX_SECONDS) * 1000
         taken = self._workers.again(name, wanted.attempt)
         again, size = bool(taken), 0
@@ -190,9 +190,9 @@ def _lease_of(call: Call) -> int:
     return call.parameters.milliseconds("timeout", least=1, called="visibility timeout") or 0
 
 
-def _wanted(call: Call) -> Wanted:
+async def _wanted(call: Call) -> Wanted:
     """What a batch is to be; `Problem`, `BadValue`."""
-    said: Any = call.document() if _json(call) else {}
+    said: Any = await call.document() if _json(call) else {}
     try:
         wanted = msgspec.convert(said, Wanted)
     except msgspec.ValidationError as error:

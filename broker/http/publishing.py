@@ -16,14 +16,12 @@ from broker.core.message import Message
 from broker.core.route import Published
 from broker.errors import BadValue, BrokerError, MessageTooLarge, QueueFull
 from broker.http import cloudevents, metadata
-from broker.http.call import Answer, Call, Content, json
+from broker.http.call import AT_ONCE, Answer, Call, Content, json
 from broker.http.problem import RETRY_AFTER, Problem
 from broker.http.rendering import JSON, NDJSON
 
 #: Messages in one batch.
 MAX_BATCH = 1_000
-#: Bytes of a batch that are parsed at once; a larger one is parsed in a thread.
-_AT_ONCE = 64 * 1024
 #: Keys of which it is known what they were used for, and the most full channels that a header names.
 MAX_KNOWN, MAX_NAMED = 100_000, 100
 #: Further destinations of one publish.
@@ -109,7 +107,7 @@ class Publishing:
         if call.overflowed:
             raise Problem(413, "too-large", f"The body has {call.received} bytes, more than is read here.")
         name, media, body = call.match.channel, _media(call), call.body
-        if len(body) > _AT_ONCE:
+        if len(body) > AT_ONCE:
             said = await deferToThread(_parsed, media, body)
         else:
             said = _parsed(media, body)

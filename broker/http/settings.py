@@ -79,7 +79,7 @@ class Settings:
         return await self._set_keys(_destination(call), lambda old: old | {"paused": False}, 200)
 
     async def _set(self, call: Call, made: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]) -> Answer:
-        said = call.document()
+        said = await call.document()
         if not isinstance(said, dict):
             raise Problem(400, "bad-parameter", "The body must be a JSON object.")
         destination, wanted = _destination(call), call.header("if-match")
@@ -149,7 +149,7 @@ class Settings:
     async def apply(self, call: Call) -> Answer:
         """``PUT /definitions``: bring this about; ``dry_run``: only say what would change; ``prune``: end the rest."""
         try:
-            wanted = msgspec.convert(call.document(), Definitions)
+            wanted = msgspec.convert(await call.document(), Definitions)
         except msgspec.ValidationError as error:
             raise Problem(400, "bad-parameter", f"Invalid definitions: {error}") from None
         prune, dry = call.parameters.flag("prune"), call.parameters.flag("dry_run")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -152,3 +153,26 @@ async def test_who_waits_when_the_port_closes_gets_503() -> None:
             await deferLater(reactor, 0)
     got, _ = await waiting
     assert got.code == 503
+
+
+@tx()
+async def test_long_bodies_of_json_are_read_beside_the_reactor() -> None:
+    bodies = ["x" * 1_000] * 200
+
+    def client(port: int) -> list[tuple[int, bytes]]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        answers = []
+        with contextlib.closing(connection):
+            ops = [{"publish": {"channel": "work", "body": body}} for body in bodies]
+            for path, said in (("/channels/work/messages", json.dumps(bodies)), ("/commit", json.dumps({"ops": ops}))):
+                for body in (said, said[:-1]):
+                    connection.request("POST", path, body, {"Content-Type": "application/json"})
+                    response = connection.getresponse()
+                    answers.append((response.status, response.read()))
+        return answers
+
+    async with listening() as server:
+        answers = await deferToThread(client, server.port)
+        assert server.broker.queue_stats("work").ready == 400
+    assert [status for status, _ in answers] == [202, 400, 200, 400]
+    assert len(json.loads(answers[0][1])["ids"]) == 200
