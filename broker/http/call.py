@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from functools import cached_property
@@ -27,6 +28,8 @@ T = TypeVar("T")
 LINGER_SIZE = 256_000
 #: Requests of one user that wait, or stream, at a time.
 MAX_WAITING = 10_000
+#: Characters of a publisher's key that are kept as they are; 200,000 keys are remembered. Of a longer one a hash is.
+MAX_KEY = 200
 #: Bytes of JSON that are read at once; more are read in a thread.
 AT_ONCE = 64 * 1024
 #: Bytes of a body that holds several messages, or a configuration.
@@ -216,11 +219,13 @@ class Call:
 
     def key(self, message: Message) -> str:
         """What the producer calls this publish: ``Idempotency-Key``, else source and id of the event; or nothing."""
-        said = self.header("idempotency-key")
-        if said:
-            return said[1:-1] if len(said) > 1 and said[0] == said[-1] == '"' else said
+        said = self.header("idempotency-key") or ""
         source, id = message.headers.get("ce-source"), message.headers.get("ce-id")
-        return f"{source} {id}" if source and id else ""
+        if len(said) > 1 and said[0] == said[-1] == '"':
+            said = said[1:-1]
+        elif not said and source and id:
+            said = f"{source} {id}"
+        return said if len(said) <= MAX_KEY else hashlib.sha256(said.encode()).hexdigest()
 
     def header(self, name: str) -> str | None:
         """The last header of this name, which is in lower case."""

@@ -87,6 +87,12 @@ def test_source_and_id_of_an_event_are_a_key_too() -> None:
     assert len(set(ids)) == 3
 
 
+def test_a_long_key_is_a_key_too() -> None:
+    on = world()
+    ids = [on.post("work", b"x", Idempotency_Key="k" * 5_000 + last).id for last in "aab"]
+    assert ids[0] == ids[1] != ids[2]
+
+
 def test_without_a_window_every_publish_is_new() -> None:
     on = World()
     assert on.post("work", Idempotency_Key="k").id != on.post("work", Idempotency_Key="k").id
