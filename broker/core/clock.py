@@ -196,7 +196,7 @@ class Delays:
         """Publish a message that is due, and settle it in its slot, in one unit."""
         destination = named(message.target)
         due = self._publishing.accept(destination, msgspec.structs.replace(message, delay=0, target=""))
-        route = self._publishing.route(destination, due, forced=True)
+        route = self._publishing.route(destination, due, taken=message.stamp)
         appends = [route.append] if route.append is not None else []
         unit = Unit(appends, due.size, settles=[(reader, seq), *route.settles])
 

@@ -155,19 +155,20 @@ class Publishing:
 
     # -- where it goes
 
-    def route(self, destination: Destination, message: Message, *, forced: bool = False) -> Route:
+    def route(self, destination: Destination, message: Message, *, taken: int = 0) -> Route:
         """Where it goes, and what must go for it; `QueueFull` if its queue has no room and makes none.
 
-        `forced`: it was taken long ago, and comes in now whatever its queue holds.
+        `taken`: it was taken long ago, at this stamp, and comes in now whatever its queue holds.
         """
-        return self._route(destination, message, self._policy(destination), forced=forced)
+        return self._route(destination, message, self._policy(destination), taken=taken)
 
     def _route(
-        self, destination: Destination, message: Message, policy: Policy | TopicPolicy, *, forced: bool = False
+        self, destination: Destination, message: Message, policy: Policy | TopicPolicy, *, taken: int = 0
     ) -> Route:
         route = Route(destination, message, message.size)
         if message.key and policy.dedup_window:
-            route.until = message.stamp + policy.dedup_window * 1000
+            until = (taken or message.stamp) + policy.dedup_window * 1000
+            route.until = until if until > message.stamp else 0
         if message.delay:
             return self._delayed(route)
         log = self._directory.log(destination)
@@ -177,7 +178,7 @@ class Publishing:
             own = self._own(destination.name)
             if own.policy.fanout_only:
                 hidden.append(own)
-            elif forced or self._room(own, route):
+            elif taken or self._room(own, route):
                 takers.append(own)
             elif own.policy.overflow == "drop_new":
                 own.counts.discarded += 1

@@ -215,6 +215,17 @@ def test_keys_of_delayed_messages_and_of_topics_survive_a_restart() -> None:
     assert sorted(everything(bench)) == ["1", "2"]
 
 
+def test_a_delayed_message_does_not_prolong_its_key() -> None:
+    bench = Bench(policy=Policy(dedup_window=60_000))
+    put(bench, "1", key="k", delay=50_000)
+    bench.turn(51)
+    bench.boot()
+    assert put(bench, "1", key="k").duplicate
+    bench.turn(10)
+    assert not put(bench, "2", key="k").duplicate
+    assert everything(bench) == ["1", "2"]
+
+
 def test_a_transaction_leaves_out_what_was_published_before() -> None:
     bench = Bench(policy=Policy(dedup_window=60_000))
     put(bench, "1", key="k")
