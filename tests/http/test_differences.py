@@ -136,3 +136,11 @@ def test_a_retry_time_comes_with_what_may_succeed_later() -> None:
     producer = world.waiting("POST", "/channels/work", b"x")
     world.store.fail_commit()
     assert "retry-after" in producer.answer().headers
+
+
+def test_an_event_is_taken_for_what_it_holds() -> None:
+    world = World()
+    event = b'{"specversion":"1.0","id":"1","source":"/s","type":"t","data":{"n":1}}'
+    world.post("work", event, Content_Type="application/cloudevents+json")
+    world.post("work", event, Content_Type="application/json")
+    assert [world.get("work").body for _ in range(2)] == [b'{"n":1}', event]
