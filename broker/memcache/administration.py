@@ -106,8 +106,8 @@ class Administration:
         if command.argument:
             return self._stats_of(command)
         if access.may(Action.BROWSE, None):
-            for name, number in (await stats.general(self._of.surveyor, self._broker.now(), self._counters)).items():
-                self._write(voice.stat(name, number))
+            numbers = await stats.general(self._of.surveyor, self._broker.now(), self._counters)
+            self._write(b"".join(voice.stat(name, number) for name, number in numbers.items()))
         for name in self._seen(access):
             self._write(b"".join(voice.stat(*one) for one in stats.queue(self._of, name)))
             await self._room()
