@@ -128,6 +128,8 @@ class Streams:
     def _encoded(self, message: Message, message_id: str, source: Destination, lines: bool) -> bytes:
         if self._last is None or self._last[0] is not message:
             self._last = message, encode(cloudevents.structured(message, message_id, source))
+        if lines:  # a line has no id of its own to go on from
+            return b'{"position":%d,"event":%b}\n' % (message.stamp, self._last[1])
         return _event(self._last[1], str(message.stamp), lines)
 
 

@@ -222,6 +222,15 @@ def test_a_reader_that_is_too_slow_is_told_and_can_resume() -> None:
     assert data(again) == list(map(str, range(1, 50)))
 
 
+def test_a_line_says_where_to_go_on() -> None:
+    on = world()
+    reader = Reader(on, "/topics/news/stream", Accept="application/x-ndjson")
+    publish(on, "a", "b")
+    first, second = map(json.loads, reader.text().splitlines())
+    assert [one["event"]["data"] for one in (first, second)] == ["a", "b"]
+    assert data(Reader(on, f"/topics/news/stream?after={first['position']}")) == ["b"]
+
+
 def test_following_needs_nothing_stored_for_a_reader() -> None:
     on = World()
     reader = Reader(on, "/topics/news/stream")
