@@ -150,7 +150,9 @@ class Model:
     ) -> Sent:
         policy = self.of(home)
         delay = message.delay or own.delay
-        lives = [policy.ttl, message.ttl, policy.max_ttl if message.ttl else 0]
+        lives = [policy.ttl, message.ttl]
+        if message.ttl:
+            lives += [policy.max_ttl, own.max_ttl]
         life = min((life for life in lives if life), default=0)
         copy = Sent(
             number,
