@@ -141,7 +141,7 @@ class Conversation:
         commands = [frame.command for frame in self.frames]
         assert set(commands) <= {"ERROR", "RECEIPT", "MESSAGE"}
         assert self.keeps or "ERROR" not in commands[:-1]
-        assert not any(frame.headers.get("message") == "Processing error" for frame in self.frames)
+        assert not any(frame.headers.get("error-code") == "processing-error" for frame in self.frames)
 
 
 @given(
