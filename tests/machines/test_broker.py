@@ -58,6 +58,8 @@ class BrokerMachine(RuleBasedStateMachine):
         super().__init__()
         self.run = 0
         self.subscriptions: list[Subscription] = []
+        #: What broke a promise where nobody looks.
+        self.wrong: list[AssertionError] = []
         #: What was published with a key, and when: first, and last.
         self.keys: dict[Destination, tuple[Message, list[Sent], float, float] | None] = {}
 
@@ -188,10 +190,14 @@ class BrokerMachine(RuleBasedStateMachine):
         self.model.used(name)
 
         def deliver(delivery: Delivery) -> None:
-            if run == self.run:
+            if run != self.run:
+                return
+            try:
                 self.model.hands.append(self.got(delivery, subscription))
                 same = [other for other in self.subscriptions if other.queue is subscription.queue]
-                assert same[0] is subscription or not self.model.of(name).exclusive
+                assert same[0] is subscription or not self.model.of(name).exclusive, "another has the queue"
+            except AssertionError as error:
+                self.wrong.append(error)  # the broker would log it, and go on
 
         subscription: Subscription = self.broker.subscribe(queue(name), deliver, prefetch=prefetch)
         self.subscriptions.append(subscription)
@@ -294,7 +300,8 @@ class BrokerMachine(RuleBasedStateMachine):
 
         def failed(_: object) -> None:
             if run == self.run:
-                assert first.delivery.on_loan or first.delivery.orphaned
+                if not (first.delivery.on_loan or first.delivery.orphaned or first.sent.forgone):
+                    self.wrong.append(AssertionError(f"{first.sent} is on loan no more, and was not acked"))
                 first.sent.acked = False
                 for sent in copies:
                     sent.refused = True
@@ -365,6 +372,11 @@ class BrokerMachine(RuleBasedStateMachine):
         """Once the store commits again, everybody has an answer."""
         self.settle_down()
         assert all(sent.answered for sent in self.model.sent.values() if sent.acked and sent.asked == self.run)
+
+    @invariant()
+    def nothing_is_wrong(self) -> None:
+        if self.wrong:
+            raise self.wrong[0]
 
     @invariant()
     def nobody_idle_while_work_waits(self) -> None:
