@@ -97,8 +97,11 @@ class Streams:
             reader.subscription = subscription
             try:
                 if after is not None:
+                    reader.catching_up = True
                     broker.pause(subscription)
                     await self._catch_up(reader, source, after, encoded_seen)
+                    await reader.room()
+                    reader.catching_up = False
                     broker.resume(subscription)
                 await reader.run(subscription)
             finally:
@@ -161,6 +164,8 @@ class _Reader:
         #: The stamp up to which the log was read: what comes from below it was written already.
         self.reached = 0
         self.slow = False
+        #: True while the log is read: what comes meanwhile waits, whatever room the client has.
+        self.catching_up = False
         sink.flow = self._flow
 
     async def run(self, subscription: Subscription) -> None:
@@ -220,7 +225,7 @@ class _Reader:
         if subscription is not None and not subscription.closed:
             if goes_on:
                 self._check()
-                if not self.slow:
+                if not self.slow and not self.catching_up:
                     self._broker.resume(subscription)
             else:
                 self._broker.pause(subscription)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -192,6 +193,30 @@ def test_what_comes_while_the_log_is_read_is_seen_once() -> None:
         on.clock.advance(0)
         seen += data(reader)
     assert seen == [str(number) for number in range(260)]
+
+
+def test_what_comes_while_the_log_is_read_waits_though_the_client_takes_more() -> None:
+    on = world()
+    publish(on, "a", "b", "c")
+    connection = on.connect()
+    transport: Any = connection.transport
+    write = transport.writeSequence
+    paused: list[bool] = []
+
+    def writes(parts: list[bytes]) -> None:
+        write(parts)
+        if b'"data":"' in b"".join(parts) and not paused:
+            paused.append(True)
+            transport.producer.pauseProducing()
+            publish(on, "d")
+
+    transport.writeSequence = writes
+    connection.ask("GET", "/topics/news/stream?after=0")
+    on.clock.advance(0)
+    assert re.findall(rb'"data":"(.)"', transport.value()) == [b"a"]
+    transport.producer.resumeProducing()
+    on.clock.advance(0)
+    assert re.findall(rb'"data":"(.)"', transport.value()) == [b"a", b"b", b"c", b"d"]
 
 
 def test_a_filter_and_a_pattern_narrow_what_comes() -> None:
