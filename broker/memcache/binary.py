@@ -324,8 +324,8 @@ _RULES: dict[int, tuple[tuple[int, ...], bool | None, bool, Callable[[Packet], C
     _GET: ((0,), True, False, lambda packet: Get(packet.voice, [packet.key])),
     _GETK: ((0,), True, False, lambda packet: Get(packet.voice, [packet.key])),
     0x01: ((8,), True, True, _set),
-    0x02: ((8,), True, True, _said(Outcome.NOT_STORED)),
-    0x03: ((8,), True, True, _said(Outcome.NOT_STORED)),
+    0x02: ((8,), True, True, _said(Outcome.EXISTS)),  # as memcached refuses an add, and a replace
+    0x03: ((8,), True, True, _said(Outcome.NOT_FOUND)),
     0x04: ((0,), True, False, _delete),
     0x05: ((20,), True, False, _said(Outcome.NOT_FOUND)),
     0x06: ((20,), True, False, _said(Outcome.NOT_FOUND)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import pickle
 import socket
 from collections.abc import Callable, Iterator
@@ -139,7 +140,7 @@ class ByPylibmc:
     binary = False
 
     def __init__(self, port: int) -> None:
-        pylibmc: Any = pytest.importorskip("pylibmc", reason="it has no wheel for this Python")
+        pylibmc: Any = importlib.import_module("pylibmc")
         behaviors = {"receive_timeout": 5_000_000}
         self._miss = pylibmc.NotFound
         self._client: Any = pylibmc.Client([f"127.0.0.1:{port}"], binary=self.binary, behaviors=behaviors)
@@ -283,10 +284,10 @@ class ByAiomcache:
 CLIENTS: list[Callable[[int], Asked]] = [
     ByPymemcache,
     ByPythonMemcached,
-    ByPylibmc,
-    ByPylibmcBinary,
     ByBmemcached,
     ByAiomcache,
+    # it has no wheel for every Python
+    *([ByPylibmc, ByPylibmcBinary] if importlib.util.find_spec("pylibmc") else []),
 ]
 
 
