@@ -198,6 +198,10 @@ class Broker(Overview):
         """The same for several destinations, each once: all of them get it, or none."""
         return self._publishing.publish_to(destinations, message)
 
+    def is_alias(self, destination: Destination) -> bool:
+        """True if what is published there goes elsewhere, and nothing can be read."""
+        return self._directory.is_alias(destination)
+
     def withdraw(self, published: Deferred[Published]) -> None:
         """If what `publish` gave waits for room, it fails now and nothing is kept; else it takes its course."""
         self._publishing.waiting.withdraw(published)

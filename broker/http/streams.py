@@ -54,6 +54,8 @@ class Streams:
         if call.method == "HEAD":
             return Answer(200, fields=_fields(lines))
         source, broker = queue(call.match.channel), self._broker
+        if broker.is_alias(source):
+            raise BadValue(f"{source.name} is an alias: read the channels that it stands for.")
 
         def encoded(delivery: Delivery) -> bytes:
             return _event(encode(envelope(delivery, broker.now())), str(delivery.id), lines)

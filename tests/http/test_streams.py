@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from broker.core.destination import queue
 from broker.core.policy import Policies, Policy, TopicPolicy
 from broker.http.streams import KEEP_ALIVE, PATIENCE
 from tests.http.support import Connection, World
@@ -141,6 +142,11 @@ def test_lines_of_json_for_who_asks_for_them() -> None:
 @pytest.mark.parametrize("path", ["/channels/work/stream?credit=0", "/channels/work/stream?credit=1001"])
 def test_a_wrong_credit_is_400(path: str) -> None:
     assert world().ask("GET", path).status == 400
+
+
+def test_an_alias_cannot_be_read() -> None:
+    on = World(policy=Policies(Policy(), aliases={"both": (queue("one"), queue("two"))}))
+    assert on.ask("GET", "/channels/both/stream").status == 400
 
 
 @pytest.mark.parametrize("path", ["/channels/work/stream", "/topics/news/stream"])
