@@ -78,6 +78,8 @@ class StompProtocol(Protocol):
         self.name = secrets.token_hex(12)
         #: The versions that may be spoken: fewer where the transport has been promised one.
         self.versions: Container[str] = ALL
+        #: What the client calls itself; empty: nothing.
+        self.client = ""
         #: The code of the ERROR that ended the connection; empty: none has.
         self.last_error = ""
         self._clock = factory.clock
@@ -250,6 +252,11 @@ class StompProtocol(Protocol):
             return  # it is gone, or we stop
         if access is None:
             raise Refused("Access refused", "login and passcode are needed, and those of a user")
+        if client and self._factory.terms.flavour.client_ids == "alone":
+            if client in self._factory.clients:
+                raise Refused("Client id in use", f"another connection has client-id {client}", named=client)
+            self._factory.clients[client] = self
+        self.client = client
         self._stop_timers()
         self._state = _State.CONNECTED
         self._user = access.user

@@ -36,6 +36,8 @@ class Flavour(msgspec.Struct, frozen=True):
     tx_send_receipt: Literal["immediate", "commit"] = "immediate"
     #: Whether MESSAGE says ``redelivered:false``.
     says_false: bool = True
+    #: How many connections may have the same ``client-id``.
+    client_ids: Literal["shared", "alone"] = "shared"
     #: Deliveries an acking subscription may have unsettled if it does not say.
     prefetch: int = 1000
     #: What a receiver sees before the name of a temporary queue that is somebody else's.
@@ -84,12 +86,14 @@ ACTIVEMQ = Flavour(
         "transaction-already-started": "already started: {named}",
         "bad-transaction": "Invalid transaction id: {named}",
         "bad-command": "Unknown STOMP action: {named}",
+        "client-id-in-use": "client {named} already connected",
     },
     on_error="keep",
     trailing_lf=True,
     nack="dead_letter",
     nack_covers=False,
     says_false=False,
+    client_ids="alone",
     replies="/remote-temp-queue/",
 )
 

@@ -49,6 +49,8 @@ class StompFactory(ServerFactory):
         self.linger = linger
         self.tails = Tails(terms.flavour)
         self.connections: set[StompProtocol] = set()
+        #: By their client-id, where no two may have the same.
+        self.clients: dict[str, StompProtocol] = {}
         self._closed: Deferred[None] | None = None
 
     def startFactory(self) -> None:
@@ -74,6 +76,8 @@ class StompFactory(ServerFactory):
     def disconnected(self, connection: StompProtocol) -> None:
         """It is gone."""
         self.connections.discard(connection)
+        if self.clients.get(connection.client) is connection:
+            del self.clients[connection.client]
         if self._closed is not None and not self.connections:
             closed, self._closed = self._closed, None
             closed.callback(None)

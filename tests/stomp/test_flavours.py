@@ -170,6 +170,18 @@ class ActiveTest(FlavourTest):
         ids = self.take(client, "client", "a")
         self.assertEqual(bodies(client.send("NACK", id=ids[1], requeue="true")), [b"a2"])
 
+    def test_a_client_id_is_one_connections(self) -> None:
+        first = self.client(client_id="c")
+        second = self.open()
+        frames = second.send("CONNECT", accept_version="1.2", client_id="c")
+        self.assertEqual(self.message_of(frames), "client c already connected")
+        self.assert_closes(second)
+        first.lose()
+        self.clients.remove(first)
+        self.client(client_id="c")
+        self.client()
+        self.client()
+
     def test_redelivered_is_said_only_if_it_is_true(self) -> None:
         self.put("a", b"x")
         client = self.client()

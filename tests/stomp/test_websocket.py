@@ -13,7 +13,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
+from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from wsproto import ConnectionType, WSConnection
@@ -30,8 +31,12 @@ from wsproto.events import (
     TextMessage,
 )
 
+from broker.core.broker import Broker
 from broker.core.policy import Policy
+from broker.stomp.server import StompFactory
+from broker.stomp.websocket import CLOSING, MAX_PONGS, Wire
 from broker.stomp.wire import Frame, Limits, Parser
+from broker.storage.memory import MemoryStore
 from tests.support import serving, tx
 
 CONNECT = "CONNECT\naccept-version:1.2\nhost:h\n\n\0"
@@ -352,6 +357,88 @@ async def test_when_the_broker_stops_a_page_is_told() -> None:
         stopped = served.service.stopService()
         assert await browser.closing() == 1000
         await stopped
+
+
+# -- the wire alone, on a clock
+
+
+class _Transport(StringTransport):
+    """A socket with a peer that takes what is written when the test says so."""
+
+    def drain(self) -> bytes:
+        """Take everything."""
+        data = self.value()
+        self.clear()
+        self.producer.resumeProducing()  # type: ignore[union-attr]
+        return data
+
+
+def wired() -> tuple[Wire, _Transport, Clock, list[Failure]]:
+    """A wire under a STOMP connection, its socket, and how it was lost."""
+    clock = Clock()
+    broker = Broker(MemoryStore(), clock)
+    transport, lost = _Transport(), list[Failure]()
+    wire = Wire(StompFactory(broker, login_timeout=1000).buildProtocol(None), clock, lost.append)
+    wire.makeConnection(transport)
+    return wire, transport, clock, lost
+
+
+def masked(opcode: int, payload: bytes) -> bytes:
+    """A frame of a client, with a mask of zeros."""
+    return bytes((0x80 | opcode, 0x80 | len(payload))) + bytes(4) + payload
+
+
+def test_a_ping_goes_out_every_half_minute_and_who_is_silent_is_gone() -> None:
+    wire, transport, clock, _ = wired()
+    clock.advance(30)
+    assert transport.drain() == b"\x89\x00"
+    wire.dataReceived(masked(0xA, b""))
+    clock.advance(30)
+    assert transport.drain() == b"\x89\x00"
+    assert not transport.disconnected
+    clock.advance(30)
+    assert transport.disconnected
+
+
+def test_silence_means_nothing_while_we_do_not_read() -> None:
+    wire, transport, clock, _ = wired()
+    wire.pauseProducing()
+    assert transport.producerState == "paused"
+    clock.pump([30] * 4)
+    assert not transport.disconnected
+    wire.resumeProducing()
+    clock.pump([30] * 2)
+    assert transport.disconnected
+
+
+def test_who_only_pings_and_never_reads_does_not_fill_our_memory() -> None:
+    wire, transport, _, _ = wired()
+    for _ in range(10_000):
+        wire.dataReceived(masked(0x9, b"x" * 100))
+    assert len(transport.drain()) < MAX_PONGS + 200
+    wire.dataReceived(masked(0x9, b"again"))
+    assert transport.drain() == b"\x8a\x05again"
+
+
+def test_who_does_not_answer_our_closing_is_cut_off() -> None:
+    wire, transport, clock, lost = wired()
+    wire.loseConnection()
+    assert transport.drain() == b"\x88\x02\x03\xe8"
+    clock.advance(CLOSING)
+    assert transport.disconnected
+    wire.connectionLost()
+    assert len(lost) == 1
+    assert not clock.getDelayedCalls()[1:]
+
+
+def test_every_frame_is_a_message() -> None:
+    wire, transport, _, _ = wired()
+    wire.write(b"RECEIPT\nreceipt-id:1\n\n\0\nRECEIPT\nreceipt-id:2\n\n\0\n")
+    assert transport.drain().count(b"\x81") == 2
+    wire.write(b"MESSAGE\n\n\0\xff\0")
+    assert transport.drain()[0] == 0x82
+    wire.write(b"\n")
+    assert transport.drain() == b"\x81\x01\n"
 
 
 async def turn() -> None:
