@@ -79,7 +79,12 @@ def test_each_value_says_which_section_it_comes_from(path: str, capsys: pytest.C
 
 def test_without_a_name_it_shows_the_broker_and_the_defaults(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = shown(capsys, "--config", path)
-    listener = {"listen": "0.0.0.0:22123", "flush_all": "off", "dialect": "default", "shutdown": "off"}
+    listener: dict[str, object] = {
+        "listen": "0.0.0.0:22123",
+        "flush_all": "off",
+        "dialect": "default",
+        "shutdown": "off",
+    }
     listener |= dict.fromkeys(("idle_timeout", "refuse_writes_above", "refuse_reads_above"), 0)
     assert found["memcache"] == ([22122, listener], path)
     assert found["stomp"] == (None, "built in")
