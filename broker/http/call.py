@@ -249,14 +249,20 @@ class Call:
         except (ValueError, RecursionError) as error:
             raise Problem(400, "bad-parameter", f"The body is not JSON: {error}") from None
 
+    def admit(self) -> None:
+        """That one more request of this user may wait; `Problem` 429."""
+        if self.waiting_of[self.access.user.name] >= MAX_WAITING:
+            reason = f"{MAX_WAITING} requests of this user wait already."
+            raise Problem(429, "too-many", reason, retry_after=RETRY_AFTER)
+
     async def wait(self, something: Coroutine[Deferred[Any], Any, T]) -> T:
         """Await `something` for as long as the client is there and we go on; else it is cancelled: `Stopping`."""
         user = self.access.user.name
-        if self.waiting_of[user] >= MAX_WAITING:
+        try:
+            self.admit()
+        except Problem:
             something.close()
-            raise Problem(
-                429, "too-many", f"{MAX_WAITING} requests of this user wait already.", retry_after=RETRY_AFTER
-            )
+            raise
         self.waiting_of[user] += 1
         waiting = self._waiting = Deferred.fromCoroutine(something)
         self.waits.add(waiting)

@@ -240,8 +240,10 @@ class _Root(Resource):
             call = self._call(request, method, match, access)
             rights.check(call)
             answer = await self._site.endpoints[match.endpoint](call)
+            if isinstance(answer, Stream):
+                call.admit()
         except Problem as raised:
-            trouble = raised
+            answer, trouble = None, raised
         except BrokerError as error:
             trouble = problem.of(error)
         except Exception:

@@ -8,6 +8,7 @@ from broker.core.destination import queue
 from broker.core.message import Message
 from broker.core.policy import Policy
 from broker.errors import StoreUnavailable
+from broker.http import call
 from broker.storage.memory import MemoryStore
 from tests.http.support import World, done
 
@@ -114,6 +115,20 @@ def test_a_walk_through_the_interface() -> None:
 
 
 # -- long polls
+
+
+def test_one_user_cannot_have_any_number_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call, "MAX_WAITING", 2)
+    world = World()
+    waiting = [world.waiting("GET", "/channels/work"), world.waiting("GET", "/channels/work/stream")]
+    for path in ("/channels/work", "/topics/news/stream"):
+        refused = world.ask("GET", path, Accept="application/json")
+        assert (refused.status, refused.json["type"]) == (429, "/problems/too-many")
+        assert refused.headers["retry-after"] == "1"
+    assert world.post("other").status == 202
+    for one in waiting:
+        one.leave()
+    assert world.waiting("GET", "/channels/work").answers() == []
 
 
 def test_a_get_waits_for_a_message() -> None:
