@@ -214,7 +214,7 @@ def test_a_queue_that_the_dump_does_not_know_gets_nothing_of_it(
     result(store.close())
     said(capfd, "load", tmp_path / "a.ndjson", path)
     inventory = result(store.open())
-    assert [(one.cursor, one.settled) for one in inventory.readers] == [(0, []), (6, [])]
+    assert [(one.cursor, list(one.settled)) for one in inventory.readers] == [(0, []), (6, [])]
     result(store.close())
 
 

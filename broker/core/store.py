@@ -21,7 +21,7 @@ from broker.core.policy import BindingPolicy
 Range: TypeAlias = tuple[int, int]
 
 
-class DefineDestination(msgspec.Struct, frozen=True, array_like=True, tag="destination"):
+class DefineDestination(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="destination"):
     """A destination exists from this commit on. A queue's id is that of the destination which is its own log."""
 
     id: int
@@ -29,7 +29,7 @@ class DefineDestination(msgspec.Struct, frozen=True, array_like=True, tag="desti
     name: str
 
 
-class DefineLane(msgspec.Struct, frozen=True, array_like=True, tag="lane"):
+class DefineLane(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="lane"):
     """The part of a destination with one priority. ``run`` 0 is the live lane, any other a replay's."""
 
     id: int
@@ -38,7 +38,7 @@ class DefineLane(msgspec.Struct, frozen=True, array_like=True, tag="lane"):
     run: int = 0
 
 
-class DefineReader(msgspec.Struct, frozen=True, array_like=True, tag="reader"):
+class DefineReader(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="reader"):
     """A queue reads a lane from `cursor` on."""
 
     id: int

@@ -19,6 +19,7 @@ Freeable: TypeAlias = list[tuple[int, list[Range] | None]]
 
 def plan(ledger: Ledger) -> Freeable:
     """What may be freed since it was last tried."""
+    ledger.look(LANES)
     lanes: Freeable = [(id, None) for id in islice(ledger.gone, LANES)]
     moved = islice(ledger.moved, LANES - len(lanes))
     return lanes + [(id, ledger.lanes[id].freeable()) for id in moved]

@@ -6,6 +6,7 @@ start-up: one function for both, so that a restart cannot see anything else than
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -96,6 +97,8 @@ class Ledger:
         self.changes = Changes() if track else None
         #: Lanes of which more may be freed than when it was last tried.
         self.moved: set[int] = set()
+        #: Lanes as they were at the start, that `look` has not yet put among them.
+        self.unlooked = array("q")
         #: Readers that have much settled above their cursor (`straggle`); kept only with `track`.
         self.lagging: set[int] = set()
         #: Lanes of which something is retained.
@@ -207,6 +210,13 @@ class Ledger:
                 if self.changes is not None:
                     self.changes.lanes.add(id)
         self.last_stamp = max(self.last_stamp, directory.last_stamp)
+
+    def look(self, count: int) -> None:
+        """Have so many lanes in `moved`, as far as there are any that may belong there."""
+        while len(self.moved) < count and self.unlooked:
+            lane = self.unlooked.pop()
+            if lane in self.lanes:
+                self.moved.add(lane)
 
     def retain(self, keep: Mapping[int, int]) -> None:
         """This is retained and no more. The tables need not say it: a start that knows less keeps more."""
