@@ -10,6 +10,7 @@ from broker.auth.rights import EVERYTHING, NOTHING, Action, User, may
 from broker.auth.users import IAuthenticator
 from broker.core.broker import Broker
 from broker.core.destination import Destination, Kind
+from broker.core.patterns import examples, is_pattern
 from broker.errors import NotAllowed, NotFound
 
 _DOING = {
@@ -46,15 +47,18 @@ class Access:
         self._create(destination)
 
     def subscribe(self, destination: Destination, *, waits: bool) -> None:
-        """That he may take messages; who `waits` for them has the queue come to be."""
-        self.check(Action.SUBSCRIBE, destination)
+        """That he may take messages; who `waits` for them has the queue come to be.
+
+        Of a pattern of topics: that his rights cover each topic that it could match.
+        """
+        self._read(destination)
         if waits:
             self._create(destination)
 
     def bind(self, queue: Destination, source: Destination) -> None:
         """That he may have `queue` get what `source` gets: what is his to administer, from what he may read."""
         self.check(Action.ADMIN, queue)
-        self.check(Action.SUBSCRIBE, source)
+        self._read(source)
         self._create(queue)
 
     def settle(self, delivery_id: int) -> None:
@@ -83,6 +87,17 @@ class Access:
     def seen(self, kind: Kind, names: Iterable[str]) -> list[str]:
         """Those among the names of queues or topics that he may look into."""
         return [name for name in names if may(self.user, Action.BROWSE, Destination(kind, name))]
+
+    def _read(self, source: Destination) -> None:
+        self.check(Action.SUBSCRIBE, source)
+        if self.user.rights is EVERYTHING or source.kind is not Kind.TOPIC or not is_pattern(source.name):
+            return
+        for name in examples(source.name):
+            if not may(self.user, Action.SUBSCRIBE, Destination(Kind.TOPIC, name)):
+                raise NotAllowed(
+                    f"not allowed: user {self.user.name} has no right to {_DOING[Action.SUBSCRIBE]} every topic that "
+                    f"{source.name} matches"
+                )
 
     def _create(self, destination: Destination) -> None:
         if (

@@ -6,6 +6,8 @@ words, none included, and a last ``>`` for the same as ``#``: RabbitMQ's and Act
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import product
 from typing import Generic, TypeVar
 
 from broker.errors import BadName
@@ -30,6 +32,35 @@ def words_of(pattern: str) -> list[str]:
     if ">" in words:
         raise BadName(f"{pattern}: the wildcard > may only be the last word")
     return [word for place, word in enumerate(words) if word != "#" or words[place - 1 : place] != ["#"]]
+
+
+#: Words that no rule about names can mean: a control character is in no name, so that only a wildcard covers it.
+_ANY = ("\x01", "\x01\x02\x03")
+#: Wildcards of a pattern that are varied each on its own; more of them are varied together.
+_VARIED = 4
+
+
+def examples(pattern: str) -> list[str]:
+    """Names that a pattern matches, such that a rule (``*`` any characters, ``?`` one) that covers them covers all.
+
+    A short and a long word for ``*``; no word, one and two for ``#``.
+    """
+    choices: dict[str, list[list[str]]] = {
+        "*": [[word] for word in _ANY],
+        "#": [[], *([word] for word in _ANY), [_ANY[1], _ANY[0]]],
+    }
+    words = words_of(pattern)
+    wild = [word for word in words if word in choices]
+    picked: Iterable[tuple[list[str], ...]]
+    if len(wild) <= _VARIED:
+        picked = product(*(choices[word] for word in wild))
+    else:
+        picked = [tuple(choices[word][place % len(choices[word])] for word in wild) for place in range(4)]
+    found = []
+    for pick in picked:
+        taken = iter(pick)
+        found.append(".".join(one for word in words for one in (next(taken) if word in choices else [word])))
+    return found
 
 
 class _Node:

@@ -222,6 +222,61 @@ class RightsTest(FrontTest):
         self.publish(topic("t"), Message(body=b"news"))
         self.assertEqual(bodies(client.frames()), [b"news"])
 
+    def test_a_pattern_takes_the_right_to_all_that_it_matches(self) -> None:
+        for right, pattern, allowed in (
+            ("topic:a.*", "a.*", True),
+            ("topic:a.*", "a.*.b", True),
+            ("topic:a.*", "a.#", False),
+            ("topic:a.* topic:a", "a.#", True),
+            ("topic:a*", "a.>", True),
+            ("topic:a.?", "a.*", False),
+            ("topic:a.#", "a.#", False),
+            ("topic:*", "#", True),
+            ("topic:*.b", "#.b", False),
+        ):
+            client = self.user("bob", subscribe=right)
+            frames = client.subscribe(f"/topic/{pattern}")
+            if allowed:
+                self.assertEqual(frames, [], (right, pattern))
+            else:
+                self.assert_error(frames, "Access refused")
+
+    def test_a_list_takes_the_right_to_each(self) -> None:
+        client = self.user("bob", subscribe="queue:q", publish="queue:q", create="queue:q")
+        self.assert_error(client.subscribe("/queue/q,/queue/other"), "Access refused")
+        self.assertEqual(self.broker.queue_stats("q").consumers, 0)
+        client = self.user("bob")
+        self.assert_error(client.send("SEND", b"x", destination="/queue/q,other"), "Access refused")
+        self.assertEqual(self.ready("q"), 0)
+
+    def test_replies_need_no_right(self) -> None:
+        """Line 71: whoever was told where to reply may do so."""
+        asker = self.user("alice")
+        worker = self.user("bob", subscribe="queue:work")
+        asker.send("SEND", destination="/queue/work", reply_to="/temp-queue/me")
+        (request,) = worker.subscribe("/queue/work")
+        worker.send("SEND", b"answer", destination=request.headers["reply-to"])
+        self.assertEqual(bodies(asker.frames()), [b"answer"])
+        self.assert_error(worker.subscribe(request.headers["reply-to"], "2"), "Invalid destination")
+
+    def test_a_durable_subscription_takes_the_rights_to_its_topic_and_its_queue(self) -> None:
+        headers = {"activemq.subscriptionName": "n"}
+        for rights in ({"subscribe": "topic:t"}, {"subscribe": "queue:dsub/*", "create": "queue:dsub/*"}):
+            client = self.user("bob", **rights)
+            self.assert_error(client.subscribe("/topic/t", **headers), "Access refused")
+        client = self.user("bob", subscribe="topic:t queue:dsub/{user}/*", create="queue:dsub/{user}/*")
+        frames = client.send("SUBSCRIBE", destination="/topic/t", id="1", receipt="1", **headers)
+        self.assertEqual(receipts(frames), ["1"])
+        self.assertEqual(self.broker.queues(), ["dsub/bob/n"])
+        client = self.user("bob", subscribe="topic:t queue:dsub/{user}/*")
+        self.assert_error(client.send("UNSUBSCRIBE", id="1", **headers), "Access refused")
+
+    def test_a_sender_is_who_he_says(self) -> None:
+        """Line 39, its last part."""
+        client = self.user("alice")
+        self.assertEqual(client.send("SEND", destination="/queue/q", user_id="alice"), [])
+        self.assert_error(client.send("SEND", destination="/queue/q", user_id="bob"), "Access refused")
+
     def test_a_right_that_is_taken_back_is_gone_at_once(self) -> None:
         self.put("q", b"0")
         client = self.user("bob", publish="queue:q")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core.patterns import Patterns, is_pattern, words_of
+from broker.core.patterns import Patterns, examples, is_pattern, words_of
 from broker.errors import BadName
 
 
@@ -120,3 +120,13 @@ def test_unrelated_patterns_cost_nothing() -> None:
         return seen
 
     assert steps(10_000) == steps(0)
+
+
+@pytest.mark.parametrize("pattern", ["a", "a.*", "#", "a.#.b", "*.*.>", "*.#.*.#.*.#", "a.b.#"])
+def test_examples_of_a_pattern_match_it(pattern: str) -> None:
+    patterns: Patterns[None] = Patterns()
+    patterns.add(pattern, None)
+    names = examples(pattern)
+    assert len(set(names)) > 1 or pattern == "a"
+    for name in names:
+        assert patterns.matching(name) == [None], name
