@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from broker.core.destination import Destination
+from broker.core.like import like
 from broker.core.message import Message
 
 #: Characters of a header that is read as a number; Python needs quadratic time to read long ones.
@@ -210,29 +211,11 @@ def all_of(conditions: list[Condition]) -> Condition:
 
 
 def likeness(value: Value, pieces: list[list[str | None]]) -> Condition:
-    """`pieces` stand between the pattern's ``%``; None is any one character.
-
-    The first is at the beginning and the last at the end; each of the others is taken at the first place it is found,
-    which leaves the most for those after it. So nothing is looked at twice, as a regular expression would.
-    """
-    patterns = [
-        re.compile("".join("." if one is None else re.escape(one) for one in piece), re.DOTALL) for piece in pieces
-    ]
-    head, inner, tail, tail_length = patterns[0], patterns[1:-1], patterns[-1], len(pieces[-1])
-    alone = len(patterns) == 1
+    """True if text matches the pattern that `like` understands."""
+    matches = like(pieces)
 
     def condition(subject: Subject) -> bool:
         text = value(subject)
-        if not isinstance(text, str):
-            return False
-        if alone:
-            return head.fullmatch(text) is not None
-        found = head.match(text)
-        for piece in inner:
-            if found is None:
-                return False
-            found = piece.search(text, found.end())
-        start = len(text) - tail_length
-        return found is not None and found.end() <= start and tail.match(text, start) is not None
+        return isinstance(text, str) and matches(text)
 
     return condition

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
+from broker.core.like import like
 from broker.core.message import Message
 
 Value: TypeAlias = Callable[[Message], object]
@@ -204,30 +205,14 @@ def among(value: Value, choices: list[object]) -> Condition:
 
 
 def likeness(value: Value, pieces: list[list[str | None]]) -> Condition:
-    """True if text matches; `pieces` stand between the pattern's ``%``, and None is any one character.
-
-    The first is at the beginning and the last at the end; each of the others is taken at the first place it is found,
-    which leaves the most for those after it. So nothing is looked at twice, as a regular expression would.
-    """
-    head, *inner, tail = [
-        re.compile("".join("." if one is None else re.escape(one) for one in piece), re.DOTALL)
-        for piece in (pieces if len(pieces) > 1 else [*pieces, []])
-    ]
-    alone, tail_length = len(pieces) == 1, len(pieces[-1])
+    """True if text matches the pattern that `like` understands."""
+    matches = like(pieces)
 
     def condition(message: Message) -> Truth:
         text = value(message)
-        if not isinstance(text, str):
-            return None if text is None else False
-        if alone:
-            return head.fullmatch(text) is not None
-        found = head.match(text)
-        for piece in inner:
-            if found is None:
-                return False
-            found = piece.search(text, found.end())
-        start = len(text) - tail_length
-        return found is not None and found.end() <= start and tail.match(text, start) is not None
+        if text is None:
+            return None
+        return isinstance(text, str) and matches(text)
 
     return condition
 
