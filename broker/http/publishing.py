@@ -241,6 +241,8 @@ def _accepted(name: str, published: Published, others: list[Destination]) -> Ans
         said["ids"] = ids
     answer = json(202, said)
     fields = _duplicate(published)
-    if published.skipped and not published.duplicate:
-        fields.append((b"X-Linger-Skipped", b",".join(map(metadata.header_name, published.skipped))))
+    asked = {name, *(one.name for one in others)}  # others, bound to these, may have filters that say no
+    dropped = [one for one in published.skipped if one in asked and not published.duplicate]
+    if dropped:
+        fields.append((b"X-Linger-Skipped", b",".join(map(metadata.header_name, dropped))))
     return msgspec.structs.replace(answer, fields=answer.fields + fields)

@@ -125,6 +125,12 @@ def test_what_a_full_channel_drops_is_202_without_an_id() -> None:
     assert on.get("work").body == b"a message"
 
 
+def test_a_filter_that_says_no_is_no_full_channel() -> None:
+    on = world()
+    on.ask("PUT", "/channels/picky/sources/queue:work?match=size%20%3E%20100")
+    assert "x-linger-skipped" not in on.post("work").headers
+
+
 def test_who_waits_for_room_is_answered_when_there_is_some() -> None:
     on = world(max_messages=1, overflow="wait")
     first = on.post("work")
