@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
@@ -24,28 +25,22 @@ from broker.core.unit import Unit
 from broker.errors import NotFound
 
 
+@attrs.define(eq=False)
 class Settlement:
     """The end of loans, for all queues."""
 
     _log = Logger()
 
-    def __init__(
-        self,
-        store: IStore,
-        now: Callable[[], int],
-        directory: Directory,
-        journal: Journal,
-        supply: Supply,
-        stats: BrokerStats,
-    ) -> None:
-        self._store = store
-        self._now = now
-        self._directory = directory
-        self._journal = journal
-        self._supply = supply
-        self._stats = stats
-        supply.lapsed = self._lapsed
-        supply.unused = self._unused
+    _store: IStore
+    _now: Callable[[], int]
+    _directory: Directory
+    _journal: Journal
+    _supply: Supply
+    _stats: BrokerStats
+
+    def __attrs_post_init__(self) -> None:
+        self._supply.lapsed = self._lapsed
+        self._supply.unused = self._unused
 
     async def restore(self, inventory: Inventory) -> None:
         """Take up the loans that a restart keeps: those with a deadline."""

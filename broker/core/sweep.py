@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -36,34 +37,26 @@ _UNKNOWN = 500
 _READ_BYTES = 256 * 1024
 
 
+@attrs.define(eq=False)
 class Sweep:
     """Goes round all lanes for ever."""
 
     _log = Logger()
 
-    def __init__(
-        self,
-        store: IStore,
-        clock: IReactorTime,
-        now: Callable[[], int],
-        directory: Directory,
-        journal: Journal,
-        supply: Supply,
-        stats: BrokerStats,
-    ) -> None:
-        self._store = store
-        self._clock = clock
-        self._now = now
-        self._directory = directory
-        self._journal = journal
-        self._supply = supply
-        self._stats = stats
-        self._stopped = False
-        self._running: Deferred[None] | None = None
-        self._nap: Deferred[None] | None = None
-        self._alarm: IDelayedCall | None = None
-        #: What is left of this piece.
-        self._lanes = self._questions = 0
+    _store: IStore
+    _clock: IReactorTime
+    _now: Callable[[], int]
+    _directory: Directory
+    _journal: Journal
+    _supply: Supply
+    _stats: BrokerStats
+    _stopped: bool = attrs.field(default=False, init=False)
+    _running: Deferred[None] | None = attrs.field(default=None, init=False)
+    _nap: Deferred[None] | None = attrs.field(default=None, init=False)
+    _alarm: IDelayedCall | None = attrs.field(default=None, init=False)
+    #: What is left of this piece.
+    _lanes: int = attrs.field(default=0, init=False)
+    _questions: int = attrs.field(default=0, init=False)
 
     def start(self) -> None:
         """Begin."""
