@@ -7,9 +7,11 @@ import contextlib
 import http.client
 import json
 import signal
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +24,9 @@ from tornado.httpclient import HTTPError
 
 from benchmarks import long_polls
 from tests.support import Twistd
+
+#: The type of most bodies here.
+JSON = "application/json"
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +195,38 @@ def test_polls_that_wait_cost_nothing_and_are_answered_beside_others() -> None:
     assert float(str(row["with"])) < 3
     assert int(str(row["requests/s"])) > 0
     assert float(str(row["woken p50 ms"])) > 0
+
+
+# -- killed in the middle
+
+
+def test_a_kill_among_commits_leaves_each_message_on_one_side(tmp_path: Path) -> None:
+    everything = set(range(400))
+    with Twistd(tmp_path, "--memcache=off", "--stomp=off") as first:
+        port = first.ports()["HTTP"]
+        ask(port, "POST", "/channels/in/messages", json.dumps(sorted(everything)).encode(), Content_Type=JSON)
+
+        def work() -> None:
+            with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+                while True:
+                    _, _, said = ask(port, "POST", "/channels/in/lease", b'{"max": 3}', Content_Type=JSON)
+                    ops: list[Any] = []
+                    for one in json.loads(said)["messages"]:
+                        publish = {"channel": "out", "body": str(one["event"]["data"]), "content_type": JSON}
+                        ops += [{"ack": {"id": one["id"], "lease": one["lease"]}}, {"publish": publish}]
+                    ask(port, "POST", "/commit", json.dumps({"ops": ops}).encode(), Content_Type=JSON)
+
+        workers = [threading.Thread(target=work) for _ in range(4)]
+        for worker in workers:
+            worker.start()
+        while json.loads(ask(port, "GET", "/channels/out/stats")[2])["ready"] < 60:
+            time.sleep(0.01)
+        first.kill()
+        for worker in workers:
+            worker.join()
+    with Twistd(tmp_path, "--memcache=off", "--stomp=off") as second:
+        port = second.ports()["HTTP"]
+        pages = [ask(port, "GET", f"/channels/{name}/messages?limit=1000")[2] for name in ("in", "out")]
+    left, done = ([one["event"]["data"] for one in json.loads(page)["messages"]] for page in pages)
+    assert len(done) >= 60
+    assert sorted([*left, *done]) == sorted(everything)
