@@ -89,9 +89,16 @@ def writer_setup(sync: str) -> Callable[[sqlite3.Connection], None]:
     return setup
 
 
-def reader_setup(connection: sqlite3.Connection) -> None:
-    """For connections that only read."""
-    _setup(connection, [f"busy_timeout={BUSY}", "cache_size=-2000", "wal_autocheckpoint=0", "query_only=ON"])
+def reader_setup(sync: str) -> Callable[[sqlite3.Connection], None]:
+    """For connections that only read; making a checkpoint is not writing."""
+    pragmas = [
+        f"busy_timeout={BUSY}",
+        f"synchronous={sync.upper()}",
+        "cache_size=-2000",
+        "wal_autocheckpoint=0",
+        "query_only=ON",
+    ]
+    return lambda connection: _setup(connection, pragmas)
 
 
 class DataFile:
@@ -110,6 +117,7 @@ class DataFile:
     ) -> None:
         self._path = path
         self._setup = writer_setup(sync)
+        self._setup_reader = reader_setup(sync)
         self._factory = factory
         self._reactor = reactor
         self._pool = pool
@@ -126,7 +134,7 @@ class DataFile:
 
     def open_readers(self) -> None:
         """From now on `read` and `checkpoint` work."""
-        self._pools.append(self._open_pool(reader_setup, sqlite3.Connection))
+        self._pools.append(self._open_pool(self._setup_reader, sqlite3.Connection))
         self._pools.append(self._open_pool(self._setup, sqlite3.Connection))
 
     def _open_pool(
@@ -237,7 +245,10 @@ class DataFile:
     async def finish_checkpoint(self, mode: Literal["RESTART", "TRUNCATE"] = "RESTART") -> None:
         """While nothing is written: copy what is left of the log, so that the next commit begins it anew.
 
-        Somebody else's open transaction can prevent that; it is tried again when the log has grown as much once more.
+        The log cannot begin anew while somebody reads from it. On the thread of our own reads none is under way, and
+        nearly all is copied before they have to wait. Somebody else's open transaction can prevent it; it is tried
+        again when the log has grown as much once more.
         """
-        await self._run(2, finish_checkpoint, mode)
+        await self._run(2, checkpoint)
+        await self.read(finish_checkpoint, mode)
         self._finish_limit = self.wal_size() + 4 * WAL_BYTES
