@@ -29,6 +29,7 @@ from twisted.internet.interfaces import (
     IReactorTime,
 )
 from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
 from twisted.logger import FilteringLogObserver, ILogObserver, Logger, LogLevel, LogLevelFilterPredicate
 from twisted.python import usage
 from twisted.python.components import Componentized
@@ -51,7 +52,7 @@ from broker.lock import Lock
 from broker.logs import in_json
 from broker.memcache.dialect import DIALECTS
 from broker.memcache.server import MemcacheFactory
-from broker.memcache.status import ServerStatus
+from broker.memcache.status import ServerStatus, StatusFile
 from broker.options import Options
 from broker.reload import Reloading
 from broker.settings import Settings
@@ -169,7 +170,7 @@ def build(
         broker = Broker(store, reactor, policy=config.policies, configured=settings.load())
         result = BrokerService(broker, reactor, lock, users, hashing)
         result.settings = settings
-        result.memcache_status = ServerStatus(reactor, config.status_grace / 1000)
+        result.memcache_status = _status(config, reactor, kept=lock is not None)
         broker.stats.fronts = result.front_stats
         for wish in wishes:
             try:
@@ -198,6 +199,15 @@ def build(
     elif config.data == MEMORY:
         tell("broker: data in memory only, forgotten when the broker ends")
     return result
+
+
+def _status(config: Config, reactor: IBrokerReactor, *, kept: bool) -> ServerStatus:
+    """What memcache clients may do, as it was when the broker ended."""
+    grace = config.status_grace / 1000
+    if not kept:
+        return ServerStatus(reactor, grace)
+    file = StatusFile(f"{config.data}.status")
+    return ServerStatus(reactor, grace, file.read(), lambda level: deferToThread(file.write, level))
 
 
 def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:

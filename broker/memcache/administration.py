@@ -65,7 +65,7 @@ class Administration:
                 await self._of.reload(f"{access.user.name} over memcache")
                 return command.voice.said(Outcome.RELOADED)
             case Status():
-                return self._status(command, access)
+                return await self._status(command, access)
             case Shutdown():
                 return self._shutdown(command, access)
 
@@ -151,11 +151,11 @@ class Administration:
         numbers = dict(stats.of_queue(self._of, name)) | self._policy(name)
         return command.voice.text(b"".join(command.voice.stat(what, value) for what, value in numbers.items()))
 
-    def _status(self, command: Status, access: Access) -> bytes:
+    async def _status(self, command: Status, access: Access) -> bytes:
         if command.level is None:
             return command.voice.text(self._of.status.level.name.encode() + b"\r\n")
         access.check(Action.ADMIN, None)
-        self._of.status.change(command.level)
+        await self._of.status.change(command.level)
         return command.voice.said(Outcome.STATUS)
 
     def _shutdown(self, command: Shutdown, access: Access) -> bytes:

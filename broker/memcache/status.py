@@ -2,39 +2,93 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred, DeferredLock, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from broker.errors import ConfigError, StoreUnavailable
 from broker.memcache.commands import Level
 from broker.memcache.voice import Blocked
+
+
+class StatusFile:
+    """Where the status is kept over a restart: a word in a file. Its methods block."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def read(self) -> Level:
+        """What it says; `UP` if there is none. Raises `ConfigError`."""
+        try:
+            with open(self._path, "rb") as file:
+                return Level[file.read(100).decode().strip()]
+        except FileNotFoundError:
+            return Level.UP
+        except (OSError, KeyError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{self._path} holds no status: {error}; without that file it is UP") from None
+
+    def write(self, level: Level) -> None:
+        """Keep it. Raises `StoreUnavailable`, and what was kept is kept still."""
+        beside = f"{self._path}.new"
+        try:
+            with open(beside, "w") as file:
+                file.write(f"{level.name}\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, self._path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.remove(beside)
+            raise StoreUnavailable(f"the status cannot be kept: {error}") from None
 
 
 class ServerStatus:
     """The status of all memcache listeners together. A stricter one is told at once, and holds after `grace` seconds.
 
-    While it is waited for, a further stricter one is ignored; a less strict one ends the wait and holds at once.
+    While it is waited for, a further stricter one is ignored; a less strict one ends the wait and holds at once. It is
+    `level` at first; `keep` has it kept, and what cannot be kept does not come true.
     """
 
-    def __init__(self, clock: IReactorTime, grace: float = 0.0) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        grace: float = 0.0,
+        level: Level = Level.UP,
+        keep: Callable[[Level], Deferred[None]] = lambda level: succeed(None),
+    ) -> None:
         self._clock = clock
         self._grace = grace
+        self._keep = keep
+        self._turn = DeferredLock()
         #: What is told.
-        self.level = Level.UP
-        self._enforced = Level.UP
+        self.level = level
+        self._enforced = level
         self._call: IDelayedCall | None = None
 
-    def change(self, level: Level) -> None:
+    async def change(self, level: Level) -> None:
         """An operator says so."""
+        await self._turn.acquire()
+        try:
+            if level.value <= self.level.value or self._call is None:
+                await self._keep(level)
+                self._change(level)
+        finally:
+            self._turn.release()
+
+    def _change(self, level: Level) -> None:
         if level.value <= self.level.value:
             if self._call is not None:
                 self._call.cancel()
                 self._call = None
             self._enforce(level)
-        elif self._call is None:
+        elif self._grace:
             self.level = level
-            if self._grace:
-                self._call = self._clock.callLater(self._grace, self._over)
-            else:
-                self._enforce(level)
+            self._call = self._clock.callLater(self._grace, self._over)
+        else:
+            self._enforce(level)
 
     def stop(self) -> None:
         """The broker stops: nothing is waited for any more."""

@@ -7,9 +7,11 @@ from twisted.internet.defer import Deferred
 from broker.core.destination import queue
 from broker.core.message import Message
 from broker.core.policy import Policies, Policy, Rule
+from broker.errors import ConfigError, StoreUnavailable
+from broker.memcache.commands import Level
 from broker.memcache.dialect import DIALECTS
 from broker.memcache.server import MemcacheFactory
-from broker.memcache.status import ServerStatus
+from broker.memcache.status import ServerStatus, StatusFile
 from broker.outbox import HIGH_WATER
 from tests.memcache.support import Client, FrontTest
 from tests.memcache.test_reads import value
@@ -272,6 +274,43 @@ class StatusTests(FrontTest):
         self.says(b"status readonly\r\nstatus up\r\n", b"END\r\nEND\r\n")
         self.clock.advance(5)
         self.says(b"set a 0 0 1\r\nx\r\n", b"STORED\r\n")
+
+
+class KeptStatusTests(FrontTest):
+    """Where it is kept."""
+
+    def test_it_comes_true_once_it_is_kept(self) -> None:
+        kept: list[tuple[Level, Deferred[None]]] = []
+
+        def keep(level: Level) -> Deferred[None]:
+            kept.append((level, Deferred()))
+            return kept[-1][1]
+
+        status = ServerStatus(self.clock, 0, Level.READONLY, keep)
+        self.client = Client(MemcacheFactory(self.broker, status=status))
+        self.says(b"status\r\nstatus up\r\n", b"READONLY\r\n")
+        self.says_to_another(b"status\r\n", b"UP\r\n")  # the other is at another listener
+        self.assertEqual(status.level, Level.READONLY)
+        kept[0][1].callback(None)
+        self.assertEqual((self.client.received(), status.level), (b"END\r\n", Level.UP))
+        self.says(b"status quiescent\r\n", b"")
+        kept[1][1].errback(StoreUnavailable("the disk is full"))
+        self.assertEqual((self.client.received(), status.level), (b"SERVER_ERROR the disk is full\r\n", Level.UP))
+        self.assertEqual([level for level, _ in kept], [Level.UP, Level.QUIESCENT])
+
+    def test_a_file(self) -> None:
+        path = self.mktemp()
+        file = StatusFile(path)
+        self.assertEqual(file.read(), Level.UP)
+        file.write(Level.READONLY)
+        self.assertEqual(StatusFile(path).read(), Level.READONLY)
+        for content in b"SIDEWAYS\n", b"\xff", b"":
+            with open(path, "wb") as broken:
+                broken.write(content)
+            with self.assertRaisesRegex(ConfigError, "holds no status"):
+                file.read()
+        with self.assertRaisesRegex(StoreUnavailable, "cannot be kept"):
+            StatusFile(f"{path}/none").write(Level.UP)
 
 
 class IdleTests(FrontTest):

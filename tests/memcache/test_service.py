@@ -41,3 +41,14 @@ def test_listeners_have_their_dialects_and_one_status_and_shutdown_where_it_is_a
         assert talk(kestrel, b"status up\r\nflush_all\r\nshutdown\r\n") == b"END\r\nFlushed all queues.\r\n"
         assert twistd.wait() == 0
         assert "anonymous over memcache: shutdown" in twistd.said
+
+
+def test_the_status_is_kept_over_a_restart(tmp_path: Path) -> None:
+    for answer, level in (b"UP", b"readonly"), (b"READONLY", b"up"):
+        with Twistd(tmp_path) as twistd:
+            port = twistd.ports()["memcache"]
+            assert talk(port, b"status\r\nstatus %b\r\nquit\r\n" % level) == answer + b"\r\nEND\r\n"
+    (tmp_path / "broker.sqlite.status").write_text("sideways\n")
+    with Twistd(tmp_path) as twistd:
+        assert twistd.wait() == 1
+        assert "broker.sqlite.status holds no status" in twistd.said
