@@ -140,7 +140,9 @@ async def test_the_numbers_of_a_lane_go_on_after_a_restart(kept: Kept) -> None:
 
 @tx()
 async def test_definitions_come_back(kept: Kept) -> None:
-    binding = DefineBinding(1, 1, 3, {3: 5}, BindingPolicy(1, 2, 3, 4), "sql", "price > 3", True, past={3: (7, "price > 2")})
+    binding = DefineBinding(
+        1, 1, 3, {3: 5}, BindingPolicy(1, 2, 3, 4), "sql", "price > 3", True, past={3: (7, "price > 2")}
+    )
     definitions = [
         *queue_of(1, "a"),
         *queue_of(2, "b"),
