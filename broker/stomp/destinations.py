@@ -7,6 +7,7 @@ Some mean something to one session only: its temporary queues and topics. Those 
 from __future__ import annotations
 
 import enum
+from functools import lru_cache
 from urllib.parse import unquote
 
 import msgspec
@@ -27,6 +28,8 @@ EXPORTED = {
 }
 #: RabbitMQ's exchange behind its ``/topic/``; of any other exchange the name is the first words of a topic's.
 _TOPICS = "amq.topic"
+#: Characters of a text that is remembered with what it means.
+_REMEMBERED = 256
 #: What the name of a durable subscription's queue begins with.
 DURABLE = "dsub/"
 
@@ -52,6 +55,11 @@ class Target(msgspec.Struct, frozen=True):
     destination: Destination
     form: Form = Form.PLAIN
 
+    @property
+    def is_plain(self) -> bool:
+        """True if MESSAGE would say it in these words anyway."""
+        return self.text == str(self.destination)
+
 
 class Names(msgspec.Struct, frozen=True):
     """The destinations of one session, by name."""
@@ -68,6 +76,10 @@ class Names(msgspec.Struct, frozen=True):
         commas; what has no prefix there is of its neighbour's kind. Raises `Refused` for an empty or illegal name, a
         pattern to send to, and what has a meaning elsewhere and none here.
         """
+        return _parsed(self, text, reading) if len(text) <= _REMEMBERED else self.read(text, reading)
+
+    def read(self, text: str, reading: bool) -> tuple[Target, ...]:
+        """The same as `parse`, which remembers what was asked lately."""
         if "," not in text:
             return (self._one(text, reading, self.bare),)
         bare = self.bare
@@ -135,6 +147,11 @@ class Names(msgspec.Struct, frozen=True):
         if self.owner and rest.startswith(f"{self.owner}."):
             return f"/temp-{kind.value}/{rest.removeprefix(f'{self.owner}.')}"
         return f"{replies}{rest}" if kind is Kind.QUEUE else text
+
+
+@lru_cache(maxsize=4096)
+def _parsed(names: Names, text: str, reading: bool) -> tuple[Target, ...]:
+    return names.read(text, reading)
 
 
 def short(name: str) -> str | None:

@@ -28,6 +28,8 @@ from broker.stomp.temporary import Temporaries, start_of
 from broker.stomp.wire import Frame
 from broker.stomp.wishes import Terms
 
+_TEMPORARY = tuple(TEMPORARY)
+
 
 class Session:
     """One client, from CONNECTED to the end of its connection.
@@ -106,6 +108,8 @@ class Session:
             self._check(target)
         transaction = self._settling.transaction(headers)
         message = to_message(headers, frame.body, self._own(headers, targets), self._broker.now())
+        if transaction is None and len(targets) == 1 and targets[0].form is not Form.EXPORTED:
+            return self._broker.publish(targets[0].destination, message), receipts  # the way of nearly every SEND
         there = [target.destination for target in targets if not self._is_gone(target)]
         if transaction is not None:
             for destination in there:
@@ -114,8 +118,6 @@ class Session:
                 transaction.receipts += receipts
                 return None, []
             return None, receipts
-        if len(there) == 1:
-            return self._broker.publish(there[0], message), receipts
         return self._broker.publish_to(there, message) if there else None, receipts
 
     def _check(self, target: Target) -> None:
@@ -136,9 +138,9 @@ class Session:
     def _own(self, headers: dict[str, str], targets: tuple[Target, ...]) -> dict[str, str]:
         """The headers of a message that are written by us."""
         own = {}
-        if len(targets) == 1 and targets[0].text != str(targets[0].destination):
+        if len(targets) == 1 and not targets[0].is_plain:
             own["destination"] = targets[0].text
-        if headers.get("reply-to", "").startswith(tuple(TEMPORARY)):
+        if "reply-to" in headers and headers["reply-to"].startswith(_TEMPORARY):
             for target in self._names.parse(headers["reply-to"]):
                 self._temporaries.make(target)
                 self._subscriptions.imply(target)
