@@ -21,7 +21,7 @@ class Unreadable(msgspec.Struct, frozen=True):
     base: int
     count: int
     reason: str
-    #: The row of ``batch`` it is in; 0: it is in a record, and a fold sets it aside.
+    #: The row of ``batch`` it is in; 0: it is in a record, which a fold will delete.
     batch: int = 0
     data: bytes | None = None
 
@@ -65,11 +65,12 @@ class Flaws:
 
 
 def write(connection: sqlite3.Connection, some: list[Unreadable]) -> None:
-    """Set these aside."""
+    """Set these aside, unless they are."""
     for one in some:
         connection.execute(
-            "INSERT INTO quarantine (lane, base, n, reason, data) VALUES (?, ?, ?, ?, ?)",
-            (one.lane, one.base, one.count, one.reason, one.data),
+            "INSERT INTO quarantine (lane, base, n, reason, data) SELECT ?, ?, ?, ?, ? "
+            "WHERE NOT EXISTS (SELECT 1 FROM quarantine WHERE lane = ? AND base = ?)",
+            (one.lane, one.base, one.count, one.reason, one.data, one.lane, one.base),
         )
         if one.batch:
             connection.execute("DELETE FROM batch WHERE id = ?", (one.batch,))

@@ -339,7 +339,7 @@ class SQLiteStore:
         """Say once what cannot be read, and have it set aside."""
         new = self._flaws.report(unreadable, self._ledger)
         if new and self._opened:
-            self._start(self._set_aside([one for one in new if one.batch]))
+            self._start(self._set_aside(new))
 
     async def _set_aside(self, unreadable: list[Unreadable]) -> None:
         await self._turn.acquire()
