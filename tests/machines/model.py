@@ -52,7 +52,8 @@ SAID: tuple[tuple[dict[str, Any], ...], ...] = (
         {"paused": True},
     ),
 )
-_said = st.tuples(*(st.sampled_from(line) for line in SAID)).map(
+# Most lines say nothing in most runs: policies in one another's way show less than one alone.
+_said = st.tuples(*(st.sampled_from([{}, *line]) for line in SAID)).map(
     lambda lines: {key: value for line in lines for key, value in line.items()}
 )
 policies = st.builds(
