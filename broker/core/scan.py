@@ -105,6 +105,8 @@ class Scan:
                 break
             seq += 1
         self.pointer = seq
+        if seq >= end and self.window.bytes:
+            self.window.clear(end)  # a thousand queues that are drained would each keep their last batch
         return found
 
     def known(self) -> list[tuple[int, Message]]:
@@ -113,6 +115,11 @@ class Scan:
         return [*self.window.all(), *(self._kept or {}).items(), *aside]
 
     # -- loading
+
+    @property
+    def appetite(self) -> int:
+        """Bytes to load now, as the budget stands; the store gives a batch at least."""
+        return self._budget.allowance(True)
 
     @property
     def wanted(self) -> tuple[Window, int]:

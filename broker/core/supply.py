@@ -26,7 +26,7 @@ from broker.errors import BrokerError, Stopping, StoreUnavailable
 
 #: Deliveries of one queue in one reactor turn: 10,000 took 44 ms, in which nobody else is served.
 MAX_PER_TURN = 500
-#: Bytes asked of the store at a time.
+#: Bytes asked of the store at a time, or less where memory is short.
 READ_BYTES = 256 * 1024
 #: Seconds after its last use until a queue keeps no message in memory.
 KEEP = 60.0
@@ -219,7 +219,7 @@ class Supply:
         window, start = wanted = scan.wanted
         error: BrokerError | None = None
         try:
-            batches = await self._store.read(reader.lane.id, start, READ_BYTES)
+            batches = await self._store.read(reader.lane.id, start, min(READ_BYTES, scan.appetite))
         except BrokerError as failed:
             self._log.error("cannot read {queue}: {reason}", queue=queue.name, reason=failed.reason)
             error = failed

@@ -155,6 +155,23 @@ def test_groups_switched_off_and_on_lose_nothing() -> None:
     assert sorted(first.bodies + second.bodies) == ["a1", "a2", "a3", "b1"]
 
 
+# -- memory
+
+
+def test_a_queue_that_is_drained_keeps_no_message_in_memory() -> None:
+    bench = Bench()
+    consumer = Consumer(bench.broker, prefetch=100)
+    for n in range(20):
+        fill(bench, f"{n}")
+    bench.turn()
+    assert len(consumer.bodies) == 20
+    (reader,) = consumer.subscription.queue.readers
+    assert (reader.window.bytes, reader.window.runs) == (0, 0)
+    fill(bench, "next")
+    bench.turn()
+    assert consumer.bodies[-1] == "next"
+
+
 # -- selectors
 
 
