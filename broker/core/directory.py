@@ -71,7 +71,8 @@ class Directory:
         self.readers: dict[int, Reader] = {}
         self.follow(policies)
         self.bindings = Bindings(self)
-        self._budget = budget
+        #: The memory that all windows share.
+        self.budget = budget
         #: What all queues together may look at in vain in one reactor turn.
         self.ration = Ration()
         #: Lanes in memory only that were made so far; their readers have the highest ids.
@@ -385,7 +386,7 @@ class Directory:
         """The one place where a reader comes to be; two of one queue on one lane would deliver everything twice."""
         if any(reader.queue is queue for reader in lane.readers):
             raise AssertionError(f"queue {queue.name!r} reads lane {lane.id} already")
-        reader = self.readers[id] = Reader(id, queue, lane, self._budget, cursor)
+        reader = self.readers[id] = Reader(id, queue, lane, self.budget, cursor)
         lane.readers.append(reader)
         queue.readers.append(reader)
         return reader

@@ -70,6 +70,8 @@ class Supply:
         #: Queues used lately, or waiting for the end of their ``max_idle``, with the time of their last use (us).
         self._used: dict[Queue, int] = {}
         self._sweep: IDelayedCall | None = None
+        #: Queues for which something was loaded, the one longest ago first.
+        self._held: OrderedDict[Queue, None] = OrderedDict()
         #: Queues that have more to look at than the ration of this reactor turn allows, in the order of their turns.
         self._resting: OrderedDict[Queue, None] = OrderedDict()
         self._ration = directory.ration
@@ -232,12 +234,15 @@ class Supply:
                 if not batches:
                     self._lost(reader, start, reader.lane.next)
                     window.end = reader.lane.next
+                self._held[queue] = None
+                self._held.move_to_end(queue)
         scan.loading = False
         if error is None:
             if self._fetching:
                 self.pump_soon(queue)  # a store that answers at once must not make one turn of a whole backlog
             else:
                 self.pump(queue)
+            self._relieve()
             return
         queue.miss(error)
         self.looked(queue, error)
@@ -300,7 +305,16 @@ class Supply:
         if not self._directory.rest(queue):
             return False
         self._used.pop(queue, None)
+        self._held.pop(queue, None)
         return True
+
+    def _relieve(self) -> None:
+        """While windows hold more than they may together, queues that nobody uses now let theirs go."""
+        while self._held and self._directory.budget.exceeded:
+            queue, _nothing = self._held.popitem(last=False)
+            if queue.idle and queue not in self._lookers:
+                for reader in queue.readers:
+                    reader.evict()
 
     def _evict(self) -> None:
         """Let queues that nobody uses come to rest, and those that are empty go if their policy says so."""

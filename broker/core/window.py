@@ -23,6 +23,11 @@ class Budget:
         self.limit = limit
         self.used = 0
 
+    @property
+    def exceeded(self) -> bool:
+        """True while windows hold more than they may: each may hold a batch, and there are many."""
+        return self.used > self.limit
+
     def allowance(self, wanted: bool) -> int:
         """Bytes a single window may hold now; `wanted`: its queue has somebody to deliver to."""
         if self.used < self.limit // 2:

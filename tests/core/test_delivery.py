@@ -172,6 +172,21 @@ def test_a_queue_that_is_drained_keeps_no_message_in_memory() -> None:
     assert consumer.bodies[-1] == "next"
 
 
+def test_queues_that_were_read_long_ago_let_their_messages_go_when_memory_is_short() -> None:
+    bench = Bench()
+    names = [f"q{n}" for n in range(8)]
+    for name in names:
+        for n in range(10):
+            result(bench.broker.publish(queue(name), text(f"{n}" + "x" * 1000)))
+    bench.boot()
+    budget = bench.broker._directory.budget
+    budget.limit = 40_000
+    taken = [bench.body(name) for name in names]
+    assert [body and body[:1] for body in taken] == [b"0"] * 8
+    assert 0 < budget.used <= budget.limit
+    assert [(bench.body(name) or b"")[:1] for name in names] == [b"1"] * 8
+
+
 # -- selectors
 
 
