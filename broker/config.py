@@ -63,9 +63,15 @@ class StompListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     login_timeout: Annotated[int, msgspec.Meta(ge=1)] = 10_000
     #: Milliseconds in which a client must take some of what is sent to it, as far as the system can tell; 0: any time.
     send_timeout: Annotated[int, msgspec.Meta(ge=0, le=86_400_000)] = 60_000
-    #: The shortest period of heart-beats that is agreed to (ms), and after how many a silent client is gone.
+    #: The shortest period of heart-beats that is offered (ms), the longest (0: any), and after how many a silent client
+    #: is gone.
     heart_beat_min: Annotated[int, msgspec.Meta(ge=1)] = 250
+    heart_beat_max: Annotated[int, msgspec.Meta(ge=0)] = 0
     heart_beat_grace: Annotated[float, msgspec.Meta(ge=1.0)] = 2.0
+
+    def __post_init__(self) -> None:
+        if 0 < self.heart_beat_max < self.heart_beat_min:
+            raise ValueError(f"heart_beat_max {self.heart_beat_max} is below heart_beat_min {self.heart_beat_min}")
 
 
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,8 +88,8 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Where STOMP clients connect. If it is not said: port 61613 on 127.0.0.1, if that is free. An entry may be a
     #: table, ``{ listen = "0.0.0.0:61614", flavour = "rabbitmq" }``: whose clients it is at home to. With
     #: ``lenient_ack = true`` there an ACK of STOMP 1.2 may name its message as in 1.1; with ``user_id = true``
-    #: MESSAGE says which user sent it; there are ``login_timeout``, ``send_timeout``, ``heart_beat_min`` and
-    #: ``heart_beat_grace`` too.
+    #: MESSAGE says which user sent it; there are ``login_timeout``, ``send_timeout``, ``heart_beat_min``,
+    #: ``heart_beat_max`` and ``heart_beat_grace`` too.
     stomp: list[Where | StompListener] | None = None
     #: Where HTTP clients connect. If it is not said: port 8989 on 127.0.0.1, if that is free.
     http: list[Where] | None = None

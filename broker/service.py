@@ -242,6 +242,7 @@ def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:
                     user_id=said.user_id,
                     send_timeout=said.send_timeout,
                     heart_beat_min=said.heart_beat_min,
+                    heart_beat_max=said.heart_beat_max,
                     heart_beat_grace=said.heart_beat_grace,
                 ),
                 login_timeout=said.login_timeout / 1000,

@@ -88,6 +88,10 @@ def test_lingers_limit_holds_for_http_until_somebody_sets_one(tmp_path: Path) ->
         ("defaults = 5", "defaults: expected `object`, got `int`"),
         ("[defaults]\nleese = 1", "defaults.leese: unknown key"),
         ("[defaults]\nlease = 'long'", "defaults.lease: expected `int`, got `str`"),
+        (
+            "stomp = [{ listen = 1, heart_beat_max = 249 }]",
+            "stomp[0]: heart_beat_max 249 is below heart_beat_min 250",
+        ),
         ("[defaults]\nlease = -1", "defaults.lease: -1 is too small, it must be 0 or more"),
         ("[defaults]\nlease = 9007199254740992", "defaults.lease: 9007199254740992 is too large, it must be 9007"),
         ("[defaults]\nbackoff = [1, -1]", "defaults.backoff: -1 is too small, it must be 0 or more"),

@@ -228,7 +228,8 @@ class StompProtocol(Protocol):
     # -- CONNECT
 
     def _connect(self, frame: Frame) -> None:
-        agreed = agree(frame, self.name, self.versions, self._factory.terms.heart_beat_min)
+        terms = self._factory.terms
+        agreed = agree(frame, self.name, self.versions, terms.heart_beat_min, terms.heart_beat_max)
         headers, door = frame.headers, self._factory.door
         client = headers.get("client-id", "")
         login, passcode = headers.get("login", ""), headers.get("passcode", "")

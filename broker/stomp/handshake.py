@@ -24,10 +24,16 @@ class Agreed:
     reply: Frame
 
 
-def agree(frame: Frame, session: str, versions: Container[str] = ALL, floor: int = heartbeat.FLOOR) -> Agreed:
+def agree(
+    frame: Frame,
+    session: str,
+    versions: Container[str] = ALL,
+    floor: int = heartbeat.FLOOR,
+    ceiling: int = 0,
+) -> Agreed:
     """The answer to the first frame of a connection, in one of these versions; raises `Refused`.
 
-    `floor` is the shortest period of heart-beats (ms).
+    `floor` is the shortest period of heart-beats (ms), `ceiling` the longest; 0: any.
     """
     if frame.command not in ("CONNECT", "STOMP"):
         raise Refused("not connected", "the first frame of a connection must be CONNECT or STOMP")
@@ -38,7 +44,7 @@ def agree(frame: Frame, session: str, versions: Container[str] = ALL, floor: int
     if not dialect.cr_is_data and any("\r" in name or "\r" in value for name, value in headers.items()):
         raise Refused("malformed line end", "a CR that no LF follows")
     try:
-        beats = heartbeat.negotiate(headers.get("heart-beat"), floor)
+        beats = heartbeat.negotiate(headers.get("heart-beat"), floor, ceiling)
     except ValueError as error:
         raise Refused("Invalid heart-beat", str(error)) from None
     reply = {

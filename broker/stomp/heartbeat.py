@@ -1,7 +1,7 @@
 """Heart-beats: what both sides promise in CONNECT and CONNECTED, and the timers that keep and check it.
 
 The client's ``heart-beat:cx,cy`` says "I can send every cx ms, I want to receive every cy ms"; we answer the mirror
-image, with a floor, so what the client asks for is what it gets. 0 means none, in either place.
+image, between a floor and a ceiling, so what the client asks for is what it gets. 0 means none, in either place.
 """
 
 from __future__ import annotations
@@ -36,8 +36,11 @@ class Beats(msgspec.Struct, frozen=True):
     header: str = "0,0"
 
 
-def negotiate(header: str | None, floor: int = FLOOR) -> Beats:
-    """What holds after CONNECT with this `heart-beat` header (None: it had none).
+def negotiate(header: str | None, floor: int = FLOOR, ceiling: int = 0) -> Beats:
+    """What holds after CONNECT with this `heart-beat` header (None: it had none); no `ceiling`: 0.
+
+    We may beat more often than a client asks, so the ceiling holds for ours whatever it says. It need not beat more
+    often than it offers, so above the ceiling its own period holds: one that keeps its word is never cut off.
 
     Raises `ValueError` if it is not two non-negative integers with a comma between.
     """
@@ -47,10 +50,15 @@ def negotiate(header: str | None, floor: int = FLOOR) -> Beats:
     if match is None:
         raise ValueError("heart-beat must be two non-negative integers (milliseconds) with a comma between")
     theirs_out, theirs_in = (int(number) for number in match.groups())
-    ours_out = max(theirs_in, floor) if theirs_in else 0
-    ours_in = max(theirs_out, floor) if theirs_out else 0
-    # Each direction's period is the larger of what one side offers and the other wants, 0 if either says 0.
-    return Beats(outgoing=ours_out, incoming=ours_in, header=f"{ours_out},{ours_in}")
+    ours_out, ours_in = (_offered(theirs, floor, ceiling) for theirs in (theirs_in, theirs_out))
+    # The standard's period is the larger of what one side offers and the other wants, 0 if either says 0.
+    return Beats(outgoing=ours_out, incoming=max(ours_in, theirs_out), header=f"{ours_out},{ours_in}")
+
+
+def _offered(theirs: int, floor: int, ceiling: int) -> int:
+    """Our number for one of theirs."""
+    period = max(theirs, floor) if theirs else 0
+    return min(period, ceiling) if ceiling else period
 
 
 class Heartbeat:

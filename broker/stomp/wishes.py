@@ -40,8 +40,9 @@ class Terms(msgspec.Struct, frozen=True):
     user_id: bool = False
     #: Milliseconds in which a client must take some of what is sent to it; 0: any time.
     send_timeout: int = 60_000
-    #: The shortest period of heart-beats (ms), and after how many a silent client is gone.
+    #: The shortest period of heart-beats (ms), the longest (0: any), and after how many a silent client is gone.
     heart_beat_min: int = FLOOR
+    heart_beat_max: int = 0
     heart_beat_grace: float = GRACE
 
 

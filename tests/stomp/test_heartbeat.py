@@ -27,6 +27,23 @@ def test_the_client_gets_what_it_asks_for_down_to_the_floor(header: str | None, 
 
 
 @pytest.mark.parametrize(
+    ("header", "beats"),
+    [
+        ("0,0", Beats(0, 0, "0,0")),
+        ("5000,5000", Beats(5000, 5000, "5000,5000")),
+        ("5001,0", Beats(0, 5001, "0,5000")),
+        ("0,5001", Beats(5000, 0, "5000,0")),
+        ("1,9999999999", Beats(5000, 1000, "5000,1000")),
+    ],
+)
+def test_a_ceiling_holds_for_our_beats_and_what_we_ask_for_but_takes_no_client_s_time(
+    header: str, beats: Beats
+) -> None:
+    """Line 30."""
+    assert negotiate(header, 1000, 5000) == beats
+
+
+@pytest.mark.parametrize(
     "header", ["", "0", "T,0", "3000,10,50", "-1,0", "1,", ",1", "1.5,0", "1e3,0", "1 0,0", "٣,0", "99999999999,0"]
 )
 def test_anything_but_two_counts_is_refused(header: str) -> None:

@@ -109,6 +109,19 @@ class HeartbeatTest(FrontTest):
         self.clock.advance(0.2)
         self.assertTrue(client.transport.disconnected)
 
+    def test_a_ceiling_is_the_listener_s(self) -> None:
+        """Lines 30 and 31: we beat within it, and whoever keeps the word it gave is not cut off."""
+        self.factory = StompFactory(self.broker, clock=self.clock, terms=Terms(heart_beat_max=1000))
+        client = self.open()
+        (connected,) = client.send("CONNECT", accept_version="1.2", heart_beat="60000,60000")
+        self.assertEqual(connected.headers["heart-beat"], "1000,1000")
+        self.clock.pump([0.1] * 10)
+        self.assertEqual(client.transport.value(), b"\n")
+        self.clock.pump([1] * 118)
+        self.assertFalse(client.transport.disconnected)
+        self.clock.pump([1] * 2)
+        self.assertTrue(client.transport.disconnected)
+
     def test_messages_are_beats(self) -> None:
         client = self.client(heart_beat="0,1000")
         client.subscribe("a")
