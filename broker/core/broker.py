@@ -379,6 +379,10 @@ class Broker(Overview):
         """
         await self._settlement.touch(delivery_id, lease)
 
+    def limit(self, delivery: Delivery, lease: int) -> None:
+        """A loan that lasts as long as its connection ends after `lease` ms at the latest, unless it is touched."""
+        self._settlement.limit(delivery, lease)
+
     # -- transactions
 
     def begin(self) -> Transaction:

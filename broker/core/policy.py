@@ -50,6 +50,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_on_loan: int = 0
     #: Messages a memcache connection may hold open (``get queue/open``) of the queue; 1 is Kestrel's default.
     max_open: int = 1
+    #: The longest a memcache connection may hold a message open; then it is back at its old place, as failed.
+    open_timeout: int = 0
     #: Deliveries a second, to all consumers together; up to a second's worth at once.
     rate: int = 0
     #: Only the oldest subscription gets messages; the next takes over when it goes.

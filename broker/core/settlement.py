@@ -154,6 +154,11 @@ class Settlement:
             self._supply.lease(delivery)
         await self._journal.durable()
 
+    def limit(self, delivery: Delivery, lease: int) -> None:
+        """`Broker.limit`. The store need not know: with the broker the connection ends, and the loan."""
+        delivery.lease, delivery.due = lease, self._now() + lease * 1000
+        self._supply.ends(delivery)
+
     # -- transactions
 
     def add(self, unit: Unit, transaction: Transaction) -> None:

@@ -67,10 +67,10 @@ class Dialect(msgspec.Struct, frozen=True):
     max_name: int = 250
     #: Names are letters, digits and ``_ : -`` only (Siberite).
     plain_names: bool = False
-    #: ``a+b``: b is a child that reads a (Kestrel), or a `set` to both (Siberite).
-    plus: Literal["child", "several"] = "child"
-    #: ``q.c``: a name (memcached, Starling, Darner), or cursor c of queue q (Siberite).
-    dot: Literal["name", "cursor"] = "name"
+    #: ``a+b``: b is a child that reads a (Kestrel), a `set` to both (Siberite), or a name (memcached, Starling).
+    plus: Literal["child", "several", "name"] = "child"
+    #: ``q.c``: a name (memcached, Starling, Darner), cursor c of queue q (Siberite), or refused (Kestrel).
+    dot: Literal["name", "cursor", "refused"] = "name"
 
     # -- storing
 
@@ -120,7 +120,7 @@ DIALECTS = {
     dialect.name: dialect
     for dialect in (
         DEFAULT,
-        Dialect(name="memcached", any_case=False, options="none"),
+        Dialect(name="memcached", any_case=False, options="none", plus="name"),
         Dialect(
             name="starling",
             commands=_STARLING_COMMANDS,
@@ -130,6 +130,7 @@ DIALECTS = {
             unknown=_FORMAT,
             lacking=_FORMAT,
             options="none",
+            plus="name",
             relative_limit=0,
             not_stored=b"NOT STORED\r\n",
             add_refused=_FORMAT,
@@ -148,6 +149,7 @@ DIALECTS = {
             errors_close=True,
             options="slash",
             echo="name",
+            dot="refused",
             relative_limit=999_999,
             too_large=b"NOT_STORED\r\n",
             add_refused=_CLIENT_ERROR,

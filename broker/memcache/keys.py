@@ -28,6 +28,8 @@ _TOPIC = b"/topic/"
 _options = frozenset((b"open", b"close", b"abort", b"peek", b"sync", b"any"))
 _escape = re.compile(rb"%(?:2[FfBb05])")
 _escapes = {b"%2F": b"/", b"%20": b" ", b"%25": b"%", b"%2B": b"+"}
+#: The first character of what stands for a plus, or for something that does.
+_escaped_plus = re.compile("%(?=(?:25)*2B)")
 _plain = re.compile(rb"[A-Za-z0-9_:\-]+")
 
 
@@ -118,6 +120,11 @@ class Keys:
         end, wait = self._take_options(raw, start, options)
         _check_together(options)
         cursor_of, end_shown, name = self._name(raw, start, end)
+        if make is queue:
+            if self._dialect.dot == "refused" and "." in name:
+                raise BadKey("the name of a queue has no dot")
+            if self._dialect.plus == "name":
+                name = _not_a_child(name)
         return Key(
             make(name),
             raw,
@@ -193,6 +200,14 @@ class Keys:
             return cursor_of.decode(), shown, name.decode()
         except UnicodeDecodeError:
             raise BadName("the name is not valid UTF-8") from None
+
+
+def _not_a_child(name: str) -> str:
+    """The queue for a name in which ``+`` means nothing; to all others, ``a+b`` is a child of a.
+
+    An escape that is there already is made longer, so that no two names become one.
+    """
+    return _escaped_plus.sub("%25", name).replace("+", "%2B")
 
 
 def _trailing(raw: bytes, start: int, options: set[bytes]) -> tuple[int, int]:

@@ -20,7 +20,8 @@ class Reads:
     """The reads of one connection, one at a time.
 
     Open reads are kept per queue, or all together if the dialect says so, the oldest first; `close` and `abort` are for
-    the oldest (Kestrel). What was flushed meanwhile keeps its place: a close for it must not settle the next.
+    the oldest (Kestrel). What was flushed meanwhile, or was open for too long, keeps its place: a close for it must not
+    settle the next.
     """
 
     def __init__(self, broker: Broker, dialect: Dialect, counters: Counters) -> None:
@@ -72,6 +73,8 @@ class Reads:
             key = next(one for one in keys if one.destination.name == delivery.queue)
         if key.open:
             self._open.setdefault(self._place(delivery.queue), deque()).append(delivery)
+            if most := delivery.reader.queue.policy.open_timeout:
+                self._broker.limit(delivery, most)
         elif delivery.reader.queue.policy.get_settles == "before":
             await self._broker.ack([delivery])
         return delivery

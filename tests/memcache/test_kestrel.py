@@ -466,6 +466,19 @@ class NameTests(KestrelTest):
         self.put("one", b"1")
         self.says(b"get a\r\nget z\r\n", END + value(b"z", b"1"))
 
+    def test_names_that_are_refused(self) -> None:
+        """4.3/4"""
+        self.closes(b"get hello.there\r\n", CLIENT_ERROR)
+        self.closes(b"set hello.there 0 0 1\r\n1\r\n", CLIENT_ERROR)
+        self.assertFalse(self.broker.exists("hello.there"))
+        self.closes(b"set the_queue+fanout/open/close 0 0 1\r\n1\r\n", CLIENT_ERROR)
+        self.assertFalse(self.broker.exists("the_queue+fanout"))
+        self.put("the_queue", b"1")
+        self.says(b"get the_queue\r\n", value(b"the_queue", b"1"))
+
+    def test_a_topic_may_have_dots(self) -> None:
+        self.put("/topic/hello.there", b"1")
+
     def test_nothing_is_made_by_looking(self) -> None:
         """4.3/5"""
         for line in (

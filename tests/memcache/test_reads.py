@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from broker.core.policy import Policies, Policy
+from broker.core.policy import Policies, Policy, Rule
 from broker.errors import StoreUnavailable
 from tests.memcache.support import Client, FrontTest
 
@@ -132,6 +132,69 @@ class DefaultMaxOpenTests(FrontTest):
         self.put("work", b"1", b"2")
         self.says(b"get work/open\r\n", value(b"work/open", b"1"))
         self.says(b"get work/open\r\n", b"ERROR 1 reads of this queue are open, no more are allowed\r\n")
+
+
+class OpenTimeoutTests(FrontTest):
+    """``open_timeout``: a read is open for so long at most."""
+
+    policy = Policies(Policy(max_open=2, open_timeout=1000, max_attempts=2), [Rule("forever", {"open_timeout": 0})])
+
+    def open(self, queue: str = "work") -> None:
+        """The client opens the one message that there is."""
+        self.put(queue, b"1")
+        name = queue.encode()
+        self.says(b"get %b/open\r\n" % name, value(name + b"/open", b"1"))
+
+    def test_then_another_gets_the_message_and_a_late_close_does_nothing(self) -> None:
+        """4.2/9"""
+        self.open()
+        waiting = Client(self.factory)
+        waiting.send(b"get work/open/t=5000\r\n")
+        self.clock.advance(0.999)
+        self.assertEqual(waiting.received(), b"")
+        self.clock.advance(0.001)
+        self.assertEqual(waiting.received(), value(b"work/open/t=5000", b"1"))
+        self.says(b"get work/close\r\n", b"END\r\n")
+        self.assertEqual(self.broker.queue_stats("work").on_loan, 1)
+        self.assertEqual(waiting.send(b"get work/close\r\n"), b"END\r\n")
+        self.assertEqual((self.broker.stats.settled, self.broker.queue_stats("work").on_loan), (1, 0))
+
+    def test_a_late_close_is_not_for_the_next(self) -> None:
+        self.open()
+        self.clock.advance(1)
+        self.says(b"get work/open\r\nget work/close\r\n", value(b"work/open", b"1") + b"END\r\n")
+        self.assertEqual(self.broker.queue_stats("work").on_loan, 1)
+
+    def test_it_counts_as_a_failed_delivery(self) -> None:
+        self.open()
+        self.clock.advance(1)
+        self.says_to_another(b"get work/open\r\n", value(b"work/open", b"1"))
+        self.assertEqual((self.broker.stats.lapsed, self.broker.stats.failed), (1, 2))
+        self.says_to_another(b"get work\r\n", b"END\r\n")
+
+    def test_touch_makes_it_longer(self) -> None:
+        self.open()
+        self.clock.advance(0.9)
+        self.says(b"touch work 2\r\n", b"TOUCHED\r\n")
+        self.clock.advance(1.9)
+        self.says(b"get work/close\r\n", b"END\r\n")
+        self.assertEqual(self.broker.stats.settled, 1)
+
+    def test_what_was_closed_in_time_stays_closed(self) -> None:
+        self.open()
+        self.says(b"get work/close\r\n", b"END\r\n")
+        self.clock.advance(2)
+        self.says(b"get work\r\n", b"END\r\n")
+
+    def test_another_queue_may_say_otherwise(self) -> None:
+        self.open("forever")
+        self.clock.advance(3600)
+        self.assertEqual(self.broker.queue_stats("forever").on_loan, 1)
+
+    def test_a_broker_that_died_begins_without_open_reads(self) -> None:
+        self.open()
+        self.setUp_with(self.store)
+        self.says(b"get work\r\n", value(b"work", b"1"))
 
 
 class GetSettlesBeforeTests(FrontTest):

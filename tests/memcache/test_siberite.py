@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from broker import __version__
+from broker.core.destination import Destination, Kind
 from broker.memcache.dialect import DIALECTS
+from broker.memcache.server import MemcacheFactory
 from tests.memcache.support import Client, FrontTest
 from tests.memcache.test_reads import value
 
@@ -179,6 +181,12 @@ class StarlingTests(FrontTest):
         self.assertFalse(self.client.closed)
         self.assertEqual(self.ready("work"), 1)
 
+    def test_a_plus_is_a_character(self) -> None:
+        self.put("a", b"1")
+        self.put("a+b", b"2")
+        self.says(b"get a+b\r\nget a\r\n", value(b"a+b", b"2") + value(b"a", b"1"))
+        self.assertEqual(self.broker.bound(Destination(Kind.QUEUE, "a")), [])
+
     def test_a_key_may_have_blanks_and_no_options(self) -> None:
         self.put("a", b"1")
         self.says(b"get a b\r\n", END)
@@ -197,6 +205,26 @@ class MemcachedTests(FrontTest):
 
     def test_commands_are_in_lower_case(self) -> None:
         self.says(b"GET a\r\nget a\r\n", b"ERROR\r\n" + END)
+
+    def test_a_plus_is_a_character(self) -> None:
+        self.put("orders", b"1")
+        self.says(b"get orders+audit\r\n", END)
+        self.put("orders", b"2")
+        self.says(b"get orders+audit\r\n", END)
+        self.put("orders+audit", b"3")
+        self.says(b"get orders+audit\r\nget orders\r\n", value(b"orders+audit", b"3") + value(b"orders", b"1"))
+        self.assertEqual(self.broker.bound(Destination(Kind.QUEUE, "orders")), [])
+
+    def test_no_two_names_are_one_queue(self) -> None:
+        names = [b"a+b", b"a%2Bb", b"a%2bb", b"a%252Bb", b"a%25252Bb", b"a%25b", b"a%b", b"a+%2Bb", b"a++b"]
+        found = {self.factory.keys.parse(name).destination.name for name in names}
+        self.assertEqual(len(found), len(names))
+        self.assertEqual(self.factory.keys.parse(b"a%25b+").destination.name, "a%25b%2B")
+
+    def test_others_know_it_by_an_escape(self) -> None:
+        self.put("a+b", b"1")
+        other = Client(MemcacheFactory(self.broker))
+        self.assertEqual(other.send(b"get a%252Bb\r\n"), value(b"a%252Bb", b"1"))
 
     def test_meta_is_served(self) -> None:
         self.says(b"ms a 1\r\nx\r\nmg a v\r\n", b"HD\r\nVA 1\r\nx\r\n")
