@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from twisted.internet.defer import Deferred
 
 from broker.core.destination import queue
@@ -298,19 +301,19 @@ class KeptStatusTests(FrontTest):
         self.assertEqual((self.client.received(), status.level), (b"SERVER_ERROR the disk is full\r\n", Level.UP))
         self.assertEqual([level for level, _ in kept], [Level.UP, Level.QUIESCENT])
 
-    def test_a_file(self) -> None:
-        path = self.mktemp()
-        file = StatusFile(path)
-        self.assertEqual(file.read(), Level.UP)
-        file.write(Level.READONLY)
-        self.assertEqual(StatusFile(path).read(), Level.READONLY)
-        for content in b"SIDEWAYS\n", b"\xff", b"":
-            with open(path, "wb") as broken:
-                broken.write(content)
-            with self.assertRaisesRegex(ConfigError, "holds no status"):
-                file.read()
-        with self.assertRaisesRegex(StoreUnavailable, "cannot be kept"):
-            StatusFile(f"{path}/none").write(Level.UP)
+
+def test_a_file_keeps_the_status(tmp_path: Path) -> None:
+    path = tmp_path / "status"
+    file = StatusFile(str(path))
+    assert file.read() is Level.UP
+    file.write(Level.READONLY)
+    assert StatusFile(str(path)).read() is Level.READONLY
+    for content in b"SIDEWAYS\n", b"\xff", b"":
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match="holds no status"):
+            file.read()
+    with pytest.raises(StoreUnavailable, match="cannot be kept"):
+        StatusFile(str(path / "none")).write(Level.UP)
 
 
 class IdleTests(FrontTest):
