@@ -11,7 +11,6 @@ import random
 import signal
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
@@ -214,13 +213,10 @@ def define(ports: Ports) -> None:
 def _fill_disk(process: BrokerProcess) -> None:
     process.fill_disk()
 
-    def later() -> None:
-        time.sleep(FULL_FOR)
-        process.empty_disk()
-        time.sleep(FULL_FOR)
-        process.kill()
-
-    threading.Thread(target=later, daemon=True).start()
+    for times, then in enumerate((process.empty_disk, process.kill), 1):
+        timer = threading.Timer(times * FULL_FOR, then)
+        timer.daemon = True
+        timer.start()
 
 
 def table(run: Run) -> str:
