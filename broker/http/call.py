@@ -234,14 +234,18 @@ class Call:
                 return metadata.decoded(values[-1]).strip()
         return None
 
-    async def document(self) -> Any:
-        """The body as JSON, read in a thread if it is long; `Problem` 400, 413 or 415."""
+    def json_body(self) -> bytes:
+        """The body, which should be JSON; `Problem` 413 or 415."""
         if self.overflowed:
             raise Problem(413, "too-large", f"The body has {self.received} bytes, more than is read here.")
         kind = (metadata.content_type(self.headers) or "application/json").partition(";")[0].strip().lower()
         if kind != "application/json" and not kind.endswith("+json"):
             raise Problem(415, "unsupported-type", "The body must be application/json.")
-        body = self.body or b"{}"
+        return self.body or b"{}"
+
+    async def document(self) -> Any:
+        """The body as JSON, read in a thread if it is long; `Problem` 400, 413 or 415."""
+        body = self.json_body()
         try:
             if len(body) > AT_ONCE:
                 return await deferToThread(msgspec.json.decode, body)

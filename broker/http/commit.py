@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from twisted.internet.threads import deferToThread
 
 from broker.auth.door import Access
 from broker.core.broker import Broker
@@ -15,10 +16,11 @@ from broker.core.route import Published
 from broker.core.transaction import Transaction
 from broker.errors import BadValue, BrokerError, MessageTooLarge
 from broker.http import problem
-from broker.http.call import Answer, Call, Limits, json
+from broker.http.call import AT_ONCE, SLACK, Answer, Call, json
 from broker.http.cloudevents import message_of
 from broker.http.consuming import MAX_REASON, held
-from broker.http.parameters import MAX_SECONDS
+from broker.http.elements import OPS, elements, wrong
+from broker.http.parameters import MAX_SECONDS, Integer
 from broker.http.problem import Problem
 
 #: Operations in one request.
@@ -28,7 +30,7 @@ MAX_OPS = 1_000
 class Loan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A message on loan, and the lease under which it is."""
 
-    id: int
+    id: Integer
     lease: str | None = None
 
 
@@ -56,11 +58,11 @@ class Post(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body: str | None = None
     content_type: str | None = None
     headers: dict[str, str] = {}
-    priority: int = 0
+    priority: Integer = 0
     delay: float = 0
     linger: float = 0
     timeout: float = 0
-    deliver: int = 0
+    deliver: Integer = 0
     group: str = ""
     key: str = ""
 
@@ -80,6 +82,14 @@ class Ops(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ops: list[Op]
 
 
+class Step(msgspec.Struct, frozen=True):
+    """An operation that was read: what it publishes, or why it cannot be."""
+
+    op: Op
+    publish: tuple[Destination, Message] | None = None
+    error: BrokerError | None = None
+
+
 class Commit:
     """The endpoint."""
 
@@ -88,15 +98,16 @@ class Commit:
 
     async def commit(self, call: Call) -> Answer:
         """``POST /commit``: all of it or nothing; ``atomic=0``: each by itself, with the outcome of each."""
-        ops = _ops(await call.document())
+        body, size = call.json_body(), call.limits.size
+        steps = await deferToThread(_steps, body, size) if len(body) > AT_ONCE else _steps(body, size)
         if call.parameters.text("atomic") is not None and not call.parameters.flag("atomic"):
-            results = [await self._alone(call, op) for op in ops]
+            results = [await self._alone(call, step) for step in steps]
             return json(200, {"results": results})
         transaction = self._broker.begin()
         failed: list[tuple[int, BrokerError]] = []
-        for number, op in enumerate(ops):
+        for number, step in enumerate(steps):
             try:
-                self._add(call, transaction, op)
+                self._add(call, transaction, step)
             except BrokerError as error:
                 failed.append((number, error))
         if failed:
@@ -104,25 +115,27 @@ class Commit:
             raise _refused(failed)
         await transaction.commit()
         published = iter(transaction.published)
-        return json(200, {"results": [_done(op, published.__next__) for op in ops]})
+        return json(200, {"results": [_done(step.op, published.__next__) for step in steps]})
 
-    async def _alone(self, call: Call, op: Op) -> dict[str, Any]:
+    async def _alone(self, call: Call, step: Step) -> dict[str, Any]:
         transaction = self._broker.begin()
         try:
-            self._add(call, transaction, op)
+            self._add(call, transaction, step)
             await transaction.commit()
         except BrokerError as error:
             transaction.abort()
             trouble = problem.of(error)
             return {"status": trouble.status, "type": f"/problems/{trouble.kind}", "detail": trouble.reason}
-        return _done(op, iter(transaction.published).__next__)
+        return _done(step.op, iter(transaction.published).__next__)
 
-    def _add(self, call: Call, transaction: Transaction, op: Op) -> None:
-        if op.publish is not None:
-            destination, message = _published(op.publish, call.limits)
+    def _add(self, call: Call, transaction: Transaction, step: Step) -> None:
+        if step.error is not None:
+            raise step.error
+        if step.publish is not None:
+            destination, message = step.publish
             call.access.publish(destination)
             transaction.publish(destination, message)
-        for loan in (op.ack, op.nack, op.touch):
+        for loan in (step.op.ack, step.op.nack, step.op.touch):
             if loan is not None:
                 self._end(call.access, transaction, loan)
 
@@ -143,24 +156,42 @@ class Commit:
                 transaction.ack(one)
 
 
-def _ops(said: object) -> list[Op]:
+def _steps(body: bytes, size: int) -> list[Step]:
+    """The operations of a body, no message larger than `size`; `Problem` with the place of what is wrong.
+
+    For any thread, as `broker.http.batch` is.
+    """
+    found: list[Step] = []
+    for said in elements(body, 2 * size + SLACK, OPS):
+        if len(found) == MAX_OPS:
+            raise BadValue(f"Invalid body: at most {MAX_OPS} operations are allowed.")
+        found.append(_step(_op(said, len(found)), size))
+    return found
+
+
+def _step(op: Op, size: int) -> Step:
+    if op.publish is None:
+        return Step(op)
     try:
-        ops = msgspec.convert(said, Ops).ops
-    except msgspec.ValidationError as error:
+        return Step(op, _published(op.publish, size))
+    except BrokerError as error:
+        return Step(op, error=error)
+
+
+def _op(said: bytes, number: int) -> Op:
+    try:
+        op = msgspec.json.decode(said, type=Op)
+    except (ValueError, RecursionError) as error:
         words, _, place = str(error).partition(" - at `$")
-        where = {"pointer": place.rstrip("`").replace("[", ".").replace("]", "").replace(".", "/")}
-        said = {"errors": [{"detail": words, **(where if place else {})}]}
-        raise Problem(400, "bad-parameter", f"Invalid body: {error}", said=said) from None
-    if len(ops) > MAX_OPS:
-        raise BadValue(f"Invalid body: {len(ops)} operations, at most {MAX_OPS} are allowed.")
-    for number, op in enumerate(ops):
-        if [op.ack, op.nack, op.touch, op.publish].count(None) != 3:
-            said = {"errors": [{"detail": "one of ack, nack, touch, publish", "pointer": f"/ops/{number}"}]}
-            raise Problem(400, "bad-parameter", f"Invalid body: ops[{number}] is not one operation.", said=said)
-    return ops
+        within = place.rstrip("`").replace("[", ".").replace("]", "").replace(".", "/")
+        reason = f"Invalid body: ops[{number}]{place.rstrip('`')}: {words}"
+        raise wrong(400, "bad-parameter", reason, OPS, number, within) from None
+    if [op.ack, op.nack, op.touch, op.publish].count(None) != 3:
+        raise wrong(400, "bad-parameter", f"Invalid body: ops[{number}] is not one operation.", OPS, number)
+    return op
 
 
-def _published(post: Post, limits: Limits) -> tuple[Destination, Message]:
+def _published(post: Post, size: int) -> tuple[Destination, Message]:
     if (post.channel is None) == (post.topic is None):
         raise BadValue("publish: either channel or topic says where to")
     destination = queue(post.channel) if post.channel is not None else topic(post.topic or "")
@@ -172,10 +203,10 @@ def _published(post: Post, limits: Limits) -> tuple[Destination, Message]:
         message = Message(body=(post.body or "").encode(), content_type=post.content_type)
     if not message.body:
         raise BadValue("publish: the message is empty")
-    if len(message.body) > limits.size:
-        raise MessageTooLarge(f"publish: the message has {len(message.body)} bytes, at most {limits.size} are allowed")
-    if not -(2**63) <= post.priority < 2**63 or not 0 <= post.deliver < 2**63:
-        raise BadValue("publish: priority and deliver are numbers of 64 bits")
+    if len(message.body) > size:
+        raise MessageTooLarge(f"publish: the message has {len(message.body)} bytes, at most {size} are allowed")
+    if post.deliver < 0:
+        raise BadValue("publish: deliver is 0 or more")
     return destination, msgspec.structs.replace(
         message,
         headers={name.lower(): value for name, value in post.headers.items()} | message.headers,

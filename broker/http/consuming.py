@@ -16,9 +16,9 @@ from broker.errors import BadValue, LeaseLost, NotFound
 from broker.http import metadata
 from broker.http.call import Answer, Call
 from broker.http.counts import Counts
-from broker.http.parameters import LONG_POLL, MAX_SECONDS, wait_of
+from broker.http.parameters import LONG_POLL, MAX_SECONDS, Integer, wait_of
 from broker.http.problem import Problem
-from broker.http.rendering import delivered, envelope, listed
+from broker.http.rendering import delivered, several
 from broker.http.workers import Workers
 
 #: Messages, and bytes of bodies, that one request takes at most. One larger message is always taken.
@@ -32,9 +32,9 @@ MAX_REASON = 1_000
 class Wanted(msgspec.Struct, frozen=True):
     """What ``POST /channels/C/lease`` may say in JSON, beside or instead of parameters. Seconds."""
 
-    max: int = 1
-    wait: int = 0
-    timeout: int | None = None
+    max: Integer = 1
+    wait: Integer = 0
+    timeout: Integer | None = None
     #: Who takes them, and which version of what he runs; see `Workers`.
     worker: str = ""
     code: str = ""
@@ -58,13 +58,14 @@ class Consuming:
         if how not in ("", "auto"):
             raise BadValue("Invalid message ack: auto, or leave it out.")
         wait = wait_of(call.parameters, call.header("prefer"))
+        worker, code = (call.parameters.text(name) or "" for name in ("worker", "code"))
         take = self._broker.take(name, wait=wait, leased=not how, lease=lease)
         delivery = await call.wait(take)
         if delivery is None:
             return _nothing(name)
-        answer = delivered(call, delivery, self._broker.now())
+        with self._back_unless_answered([delivery]):
+            answer = delivered(call, delivery, self._broker.now())
         if not how:
-            worker, code = (call.parameters.text(name) or "" for name in ("worker", "code"))
             self._workers.took(name, worker, code, [delivery], self._broker.now())
             return msgspec.structs.replace(answer, lost=partial(self._lost, [delivery]))
         if delivery.reader.queue.policy.get_settles == "before":
@@ -95,7 +96,7 @@ class Consuming:
         taken = self._workers.again(name, wanted.attempt)
         again, size = bool(taken), 0
         wait = wanted.wait
-        try:
+        with self._back_unless_answered(taken):
             while not again and len(taken) < wanted.max and size < MAX_BATCH_BYTES:
                 delivery = await call.wait(self._broker.take(name, wait=wait, leased=True, lease=lease))
                 if delivery is None:
@@ -105,18 +106,22 @@ class Consuming:
                 wait = 0
                 if len(taken) % _PER_TURN == 0:
                     await deferLater(self._broker.clock, 0)
-        except BaseException:
-            self._broker.release(taken)  # the answer that would name them is not sent
-            raise
-        if not taken:
-            return _nothing(name)
-        now = self._broker.now()
+            now = self._broker.now()
+            answer = several(call, taken, now) if taken else _nothing(name)
         if not again:
             self._workers.took(name, wanted.worker, wanted.code, taken, now)
             self._workers.attempted(name, wanted.attempt, taken)
-        answer = listed(call, "messages", [envelope(delivery, now) for delivery in taken])
         # whoever asks again gives back nothing: the next answer may reach him
         return answer if wanted.attempt else msgspec.structs.replace(answer, lost=partial(self._lost, taken))
+
+    @contextmanager
+    def _back_unless_answered(self, taken: list[Delivery]) -> Iterator[None]:
+        """Give back what was taken if the answer that would name it is not made."""
+        try:
+            yield
+        except BaseException:
+            self._broker.release(taken)
+            raise
 
     def _lost(self, taken: list[Delivery]) -> None:
         """A client that is gone before it has the whole answer does not keep its messages for a lease."""

@@ -11,6 +11,7 @@ import binascii
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Annotated
 
 import msgspec
 
@@ -32,6 +33,8 @@ MULTIPART = "multipart/form-data"
 LONG_POLL = 120
 
 _MAX_INTEGER = 2**63 - 1
+#: The same in a JSON body: longer ones are refused, as they are in parameters.
+Integer = Annotated[int, msgspec.Meta(ge=-_MAX_INTEGER - 1, le=_MAX_INTEGER)]
 #: 100 years. A longer time is taken as this, so that a moment in microseconds keeps within 53 bits.
 MAX_SECONDS = 100 * 366 * 86400
 #: Control characters but the ones that end or indent lines.

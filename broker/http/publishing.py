@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import zlib
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from broker.core.broker import Broker
@@ -16,12 +18,10 @@ from broker.core.message import Message
 from broker.core.route import Published
 from broker.errors import BadValue, BrokerError, MessageTooLarge, QueueFull
 from broker.http import cloudevents, metadata
+from broker.http.batch import messages_of
 from broker.http.call import AT_ONCE, Answer, Call, Content, json
 from broker.http.problem import RETRY_AFTER, Problem
-from broker.http.rendering import JSON, NDJSON
 
-#: Messages in one batch.
-MAX_BATCH = 1_000
 #: Keys of which it is known what they were used for, and the most full channels that a header names.
 MAX_KNOWN, MAX_NAMED = 100_000, 100
 #: Further destinations of one publish.
@@ -33,6 +33,8 @@ class Publishing:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
+        #: What is being published under an ``Idempotency-Key``.
+        self._running: set[tuple[Destination, str]] = set()
         #: What was published under a key lately: a checksum, and until when it counts (us). A restart forgets it.
         self._known: OrderedDict[tuple[Destination, str], tuple[int, int]] = OrderedDict()
 
@@ -42,18 +44,14 @@ class Publishing:
             return await self.batch(call)
         name = call.match.channel
         if _media(call) == cloudevents.STRUCTURED and call.parameters.text("msg") is None:
-            message = self._event(call)
+            message = await self._event(call)
         else:
             content = call.content()
             message = call.message(content, self._broker.now(), own_wishes=True)
             call.accept(content)
         others = self._others(call)
-        self._same(call, queue(name), message)
         try:
-            if others:
-                published = await self._told(call, self._broker.publish_to([queue(name), *others], message))
-            else:
-                published = await self._told(call, self._broker.publish(queue(name), message))
+            published = await self._published(call, queue(name), others, message)
         except QueueFull as full:
             stats = self._broker.queue_stats(name)
             held = stats.ready + stats.on_loan
@@ -61,7 +59,6 @@ class Publishing:
             if held and not others:
                 reason = f"Channel {metadata.header_name(name).decode()} is at the high-level mark with {held} messages"
             raise Problem(507, "channel-full", reason, retry_after=RETRY_AFTER, said={"channel": name}) from full
-        self._used(call, queue(name), message)
         return _accepted(name, published, others)
 
     async def publish_to_topic(self, call: Call) -> Answer:
@@ -73,7 +70,7 @@ class Publishing:
         """
         destination = topic(call.match.topic)
         if _media(call) == cloudevents.STRUCTURED and call.parameters.text("msg") is None:
-            message = call.wished(self._event(call), self._broker.now(), own_wishes=False)
+            message = call.wished(await self._event(call), self._broker.now(), own_wishes=False)
         else:
             content = call.content()
             message = call.message(content, self._broker.now(), own_wishes=False)
@@ -83,17 +80,12 @@ class Publishing:
                 if self._broker.bound(destination):
                     raise
                 return json(202, {})
-        self._same(call, destination, message)
         full = self._broker.full(destination, message)
         if full and call.parameters.flag("strict"):
             reason = f"Full: {', '.join(full)}"
             raise Problem(507, "channel-full", reason, retry_after=RETRY_AFTER, said={"channels": full})
         others = self._others(call)
-        if others:
-            published = await self._told(call, self._broker.publish_to([destination, *others], message))
-        else:
-            published = await self._told(call, self._broker.publish(destination, message))
-        self._used(call, destination, message)
+        published = await self._published(call, destination, others, message)
         fields = _duplicate(published)
         if published.stamp:
             fields.append((b"X-Linger-Seq", b"%d" % published.stamp))
@@ -106,29 +98,18 @@ class Publishing:
         """``POST /channels/C/messages``: several messages, all of them or none."""
         if call.overflowed:
             raise Problem(413, "too-large", f"The body has {call.received} bytes, more than is read here.")
-        name, media, body = call.match.channel, _media(call), call.body
-        if len(body) > AT_ONCE:
-            said = await deferToThread(_parsed, media, body)
-        else:
-            said = _parsed(media, body)
-        if not said:
-            raise Problem(400, "empty-message", "There is no message in the batch.")
-        if len(said) > MAX_BATCH:
-            raise Problem(413, "too-large", f"{len(said)} messages, at most {MAX_BATCH} are allowed.")
-        now = self._broker.now()
-        transaction = self._broker.begin()
-        for number, one in enumerate(said):
-            if not one.body or len(one.body) > call.limits.size:
-                transaction.abort()
-                raise _bad_line(number, one, call.limits.size)
+        destination = queue(call.match.channel)
+        with self._alone(call, destination):
+            prepare = partial(_wished, call, _media(call), self._broker.now())
+            messages = await deferToThread(prepare) if len(call.body) > AT_ONCE else prepare()
+            transaction = self._broker.begin()
             try:
-                message = call.wished(one, now, own_wishes=True)
-                key = "" if call.header("idempotency-key") is None else f"{message.key} {number}"
-                transaction.publish(queue(name), msgspec.structs.replace(message, key=key or message.key))
+                for message in messages:
+                    transaction.publish(destination, message)
             except BrokerError:
                 transaction.abort()
                 raise
-        await transaction.commit()
+            await transaction.commit()
         outcomes = transaction.published
         ids = [next(iter(outcome.deliveries.values()), 0) for outcome in outcomes]
         answer = json(202, {"ids": ids})
@@ -138,8 +119,34 @@ class Publishing:
 
     # -- parts
 
-    async def _told(self, call: Call, published: Deferred[Published]) -> Published:
-        return await call.told(published, self._broker.withdraw)
+    async def _published(
+        self, call: Call, destination: Destination, others: list[Destination], message: Message
+    ) -> Published:
+        with self._alone(call, destination):
+            self._same(call, destination, message)
+            if others:
+                told = self._broker.publish_to([destination, *others], message)
+            else:
+                told = self._broker.publish(destination, message)
+            published = await call.told(told, self._broker.withdraw)
+            self._used(call, destination, message)
+        return published
+
+    @contextmanager
+    def _alone(self, call: Call, destination: Destination) -> Iterator[None]:
+        """Nothing else is published under this ``Idempotency-Key`` meanwhile; `Problem` 409 if something is now."""
+        key = call.key(Message()) if call.header("idempotency-key") else ""
+        if not key or not self._broker.rules_of(destination).dedup_window:
+            yield
+            return
+        if (destination, key) in self._running:
+            reason = "The first publish under this Idempotency-Key is still under way."
+            raise Problem(409, "idempotency-in-progress", reason, retry_after=RETRY_AFTER)
+        self._running.add((destination, key))
+        try:
+            yield
+        finally:
+            self._running.discard((destination, key))
 
     def _same(self, call: Call, destination: Destination, message: Message) -> None:
         """That a key is not used for another message than before, as far as that is known; `Problem` 422."""
@@ -157,15 +164,11 @@ class Publishing:
         if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
 
-    def _event(self, call: Call) -> Message:
+    async def _event(self, call: Call) -> Message:
         """The body as a structured event, with the request's wishes."""
         if call.overflowed:
             raise MessageTooLarge(f"The event has {call.received} bytes, more than is allowed.")
-        try:
-            event = msgspec.json.decode(call.body)
-        except (ValueError, RecursionError) as error:
-            raise Problem(400, "bad-parameter", f"The event is not JSON: {error}") from None
-        message = cloudevents.message_of(event)
+        message = cloudevents.message_of(await call.document())
         call.accept(Content(message.body, message.content_type or "", len(message.body)))
         return call.wished(message, self._broker.now(), own_wishes=True)
 
@@ -194,36 +197,13 @@ def _media(call: Call) -> str:
     return (metadata.content_type(call.headers) or "").partition(";")[0].strip().lower()
 
 
-def _parsed(media: str, body: bytes) -> list[Message]:
-    """The messages of a batch. For any thread."""
-    try:
-        if media == cloudevents.BATCH:
-            return [cloudevents.message_of(event) for event in _list(msgspec.json.decode(body))]
-        if media in (NDJSON, "application/jsonl", "application/x-jsonlines"):
-            lines = [line for line in body.splitlines() if line.strip()]
-            return [Message(body=msgspec.json.format(line, indent=0), content_type=JSON) for line in lines]
-        if media == JSON:
-            raws = msgspec.json.decode(body, type=list[msgspec.Raw])
-            return [Message(body=bytes(raw), content_type=JSON) for raw in raws]
-    except BrokerError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise Problem(400, "bad-parameter", f"The batch is not what its type says: {error}") from None
-    known = f"{JSON} (an array), {NDJSON}, {cloudevents.BATCH}"
-    raise Problem(415, "unsupported-type", f"A batch is one of {known}.")
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise BadValue("a batch of events is a JSON array")
-    return value
-
-
-def _bad_line(number: int, message: Message, most: int) -> Problem:
-    said = {"errors": [{"detail": "empty, or too long", "pointer": f"/{number}"}]}
-    if not message.body:
-        return Problem(400, "empty-message", f"Message {number} is empty.", said=said)
-    return Problem(413, "too-large", f"Message {number} has {len(message.body)} bytes, at most {most}.", said=said)
+def _wished(call: Call, media: str, now: int) -> list[Message]:
+    """The messages of a batch as the request's parameters want them. For any thread."""
+    keyed, found = bool(call.header("idempotency-key")), []
+    for number, one in enumerate(messages_of(media, call.body, call.limits.size)):
+        message = call.wished(one, now, own_wishes=True)
+        found.append(msgspec.structs.replace(message, key=f"{message.key} {number}") if keyed else message)
+    return found
 
 
 def _duplicate(published: Published) -> metadata.Fields:

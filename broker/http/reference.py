@@ -104,7 +104,8 @@ _PAGE = "after limit since until match body"
 _GONE = {404: "there is no such message"}
 _LOST = {**_GONE, 409: "it is not on loan, or under another lease"}
 _FULL = {507: "the channel is full"}
-_OTHER = {422: "the `Idempotency-Key` was used for another message"}
+_RUNNING = {409: "a publish under this `Idempotency-Key` is still under way"}
+_OTHER = {**_RUNNING, 422: "the `Idempotency-Key` was used for another message"}
 _CHANGED = {412: "`If-Match` names an older state", 415: "the body is not JSON", 422: "a key is wrong; nothing changed"}
 
 DOCS: Mapping[Endpoint, Doc] = {
@@ -136,14 +137,14 @@ DOCS: Mapping[Endpoint, Doc] = {
     Endpoint.PUBLISH_BATCH: Doc(
         "put several messages in, all or none",
         _WISHES.replace("msg ", ""),
-        {202: "their ids", 415: "the type is none of a batch", **_FULL},
+        {202: "their ids", 415: "the type is none of a batch", **_RUNNING, **_FULL},
         body=Body((JSON, "application/x-ndjson", "application/cloudevents-batch+json"), list[Any], needed=True),
     ),
     Endpoint.LEASE: Doc(
         "take several messages, each on loan",
         "limit wait timeout worker code attempt",
         {200: "the messages", 204: "none came in time", 415: "the body is not JSON"},
-        (JSON, "application/x-ndjson"),
+        (JSON, "application/x-ndjson", "multipart/mixed"),
         Body((JSON,), Wanted),
     ),
     Endpoint.STREAM: Doc(

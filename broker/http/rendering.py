@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,7 @@ from broker.core.delivery import Delivery
 from broker.http import cloudevents, metadata
 from broker.http.call import Answer, Call
 
+MIXED = "multipart/mixed"
 NDJSON = "application/x-ndjson"
 JSON = "application/json"
 
@@ -30,15 +32,39 @@ def accepts(call: Call, *media: str) -> str:
 
 def delivered(call: Call, delivery: Delivery, now: int) -> Answer:
     """A message that was delivered, or is shown as it would be."""
+    message = delivery.message
+    if accepts(call, cloudevents.STRUCTURED):
+        linger = [field for field in _fields(delivery, now) if field[0].startswith(b"X-Linger-")]
+        body = encode(cloudevents.structured(message, delivery.message_id, delivery.source))
+        return Answer(200, body, [(b"Content-Type", cloudevents.STRUCTURED.encode()), *linger])
+    return _raw(delivery, now)
+
+
+def several(call: Call, taken: list[Delivery], now: int) -> Answer:
+    """Messages that were delivered together: `listed`, or a part with headers and body of its own for each."""
+    if accepts(call, MIXED, JSON, NDJSON) != MIXED:
+        return listed(call, "messages", [envelope(delivery, now) for delivery in taken])
+    boundary = uuid.uuid4().hex.encode()  # no producer can have known it
+    parts = []
+    for delivery in taken:
+        one = _raw(delivery, now)
+        fields = b"".join(b"%b: %b\r\n" % field for field in one.fields)
+        parts += [b"--", boundary, b"\r\n", fields, b"\r\n", one.body, b"\r\n"]
+    kind = f"{MIXED}; boundary={boundary.decode()}".encode()
+    return Answer(200, b"".join([*parts, b"--", boundary, b"--\r\n"]), [(b"Content-Type", kind)])
+
+
+def _raw(delivery: Delivery, now: int) -> Answer:
+    """The body as it is, everything else in headers."""
+    event = metadata.event_fields(delivery.message, delivery.message_id, delivery.source)
+    return Answer(200, delivery.message.body, _fields(delivery, now) + event)
+
+
+def _fields(delivery: Delivery, now: int) -> metadata.Fields:
     fields = metadata.delivery_fields(delivery, now)
     if delivery.token:
         fields.append((b"X-Linger-Lease", delivery.token.encode()))
-    message = delivery.message
-    if accepts(call, cloudevents.STRUCTURED):
-        linger = [field for field in fields if field[0].startswith(b"X-Linger-")]
-        body = encode(cloudevents.structured(message, delivery.message_id, delivery.source))
-        return Answer(200, body, [(b"Content-Type", cloudevents.STRUCTURED.encode()), *linger])
-    return Answer(200, message.body, fields + metadata.event_fields(message, delivery.message_id, delivery.source))
+    return fields
 
 
 def envelope(delivery: Delivery, now: int) -> dict[str, Any]:

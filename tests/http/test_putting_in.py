@@ -63,6 +63,48 @@ def test_the_same_key_for_another_message_is_refused() -> None:
     assert on.post("work", b"y", Idempotency_Key="k").status == 202
 
 
+@pytest.mark.parametrize("path", ["/channels/work", "/channels/work/messages", "/topics/news"])
+def test_a_key_whose_first_publish_is_under_way_is_409(path: str) -> None:
+    on = world()
+    on.ask("PUT", "/channels/work/topics/news")
+    said = {**JSON, "Idempotency_Key": "k", "Accept": "application/json"}
+    on.store.hold = True
+    first = on.waiting("POST", path, b"[1]", **said)
+    early = on.ask("POST", path, b"[1]", **said)
+    assert (early.status, early.json["type"]) == (409, "/problems/idempotency-in-progress")
+    assert early.headers["retry-after"] == "1"
+    other = on.waiting("POST", path, b"[1]", **{**said, "Idempotency_Key": "l"})
+    on.store.hold = False
+    on.store.release_commit()
+    assert [first.answer().status, other.answer().status] == [202, 202]
+    again = on.ask("POST", path, b"[1]", **said)
+    assert (again.status, "x-linger-duplicate" in again.headers) == (202, True)
+    assert on.ready("work") == (2, 0)
+
+
+def test_a_key_whose_first_publish_failed_is_free_again() -> None:
+    on = world()
+    on.store.hold = True
+    first = on.waiting("POST", "/channels/work", b"x", Idempotency_Key="k")
+    on.store.fail_commit()
+    assert first.answer().status == 503
+    on.store.hold = False
+    if on.store.held is not None:
+        on.store.release_commit()
+    on.clock.advance(2)
+    assert on.post("work", b"y", Idempotency_Key="k").status == 202
+
+
+def test_an_event_under_way_is_answered_with_the_first_id() -> None:
+    on = world()
+    on.store.hold = True
+    both = [on.waiting("POST", "/channels/work", b"x", ce_id="1", ce_source="s") for _ in range(2)]
+    on.store.hold = False
+    on.store.release_commit()
+    first, again = [one.answer() for one in both]
+    assert (again.id, again.headers["x-linger-duplicate"]) == (first.id, "1")
+
+
 def test_a_key_whose_publish_was_refused_was_not_used() -> None:
     on = world(max_messages=1)
     first = on.post("work")
