@@ -183,7 +183,8 @@ def _op(said: bytes, number: int) -> Op:
         op = msgspec.json.decode(said, type=Op)
     except (ValueError, RecursionError) as error:
         words, _, place = str(error).partition(" - at `$")
-        within = place.rstrip("`").replace("[", ".").replace("]", "").replace(".", "/")
+        # a member of any name is [...]
+        within = place.rstrip("`").replace("[...]", "").replace("[", ".").replace("]", "").replace(".", "/")
         reason = f"Invalid body: ops[{number}]{place.rstrip('`')}: {words}"
         raise wrong(400, "bad-parameter", reason, OPS, number, within) from None
     if [op.ack, op.nack, op.touch, op.publish].count(None) != 3:

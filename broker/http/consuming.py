@@ -16,7 +16,7 @@ from broker.errors import BadValue, LeaseLost, NotFound
 from broker.http import metadata
 from broker.http.call import Answer, Call
 from broker.http.counts import Counts
-from broker.http.parameters import LONG_POLL, MAX_SECONDS, Integer, wait_of
+from broker.http.parameters import FORM, LONG_POLL, MAX_SECONDS, MULTIPART, Integer, wait_of
 from broker.http.problem import Problem
 from broker.http.rendering import delivered, several
 from broker.http.workers import Workers
@@ -219,4 +219,6 @@ async def _wanted(call: Call) -> Wanted:
 
 
 def _json(call: Call) -> bool:
-    return bool(call.received) and "json" in (metadata.content_type(call.headers) or "").lower()
+    """True if the body should be JSON: it is there, and is not made of parameters."""
+    kind = (metadata.content_type(call.headers) or "").lower()
+    return bool(call.received) and not kind.startswith((FORM, MULTIPART))
