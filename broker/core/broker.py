@@ -244,6 +244,7 @@ class Broker(Overview):
         exclusive: bool = False,
         accepts: Callable[[Message], bool] | None = None,
         dropped: Callable[[], None] | None = None,
+        deleted: Callable[[], None] | None = None,
     ) -> Subscription:
         """Deliver to `deliver` from now on: what is in a queue, or what a topic gets while this subscription lasts.
 
@@ -251,7 +252,8 @@ class Broker(Overview):
         credit those with the highest `priority` are served first; `reliable` ones ack what they have worked on. While
         `exclusive` ones are there, the oldest of them alone gets what is in a queue. With `accepts`, a selector, it
         gets only what that is true of. A topic's name may be a pattern; `dropped` is called when its subscription is
-        over because it was too slow, if the topic's policy says so and it is given.
+        over because it was too slow, if the topic's policy says so and it is given. `deleted` is called when the queue
+        was deleted: the subscription goes on, at the new queue of that name, unless its owner ends it.
         """
         if destination.kind is Kind.TOPIC:
             live = listener([destination], deliver, prefetch, self.policy, dropped)
@@ -271,6 +273,7 @@ class Broker(Overview):
             reliable=reliable,
             exclusive=exclusive,
             line=accepts and Line(accepts),
+            deleted=deleted,
         )
         self._supply.use(queue)
         queue.attach(subscription)
@@ -419,7 +422,7 @@ class Broker(Overview):
     async def delete(self, queue: str) -> bool:
         """Remove a queue with its messages and its bindings; False if there was none.
 
-        Whoever waits for its messages goes on waiting, at the new queue of that name.
+        Whoever waits for its messages goes on waiting, at the new queue of that name; subscriptions are told so.
         """
         deleted = self._reached(queue)
         if deleted is None or not (deleted.readers or deleted.bindings):

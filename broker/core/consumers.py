@@ -70,6 +70,8 @@ class Subscription:
     #: Of one that does not wait: called when there is nothing for it, or it cannot be fetched now.
     missed: Callable[[], None] | None = None
     refused: Callable[[BrokerError], None] | None = None
+    #: Called when its queue was deleted, and it is at the new one of that name.
+    deleted: Callable[[], None] | None = None
     #: Those that wait at several queues at once share it.
     unsettled: dict[Delivery, None] = attrs.field(factory=dict)
     #: Its fellows at other queues.

@@ -246,13 +246,17 @@ class Settlement:
         for reader in queue.readers:
             reader.on_loan.clear()
         self._directory.drop(queue)
-        if queue.subscriptions:
+        moved = list(queue.subscriptions)
+        if moved:
             following = self._directory.queue(queue.name)
-            for subscription in list(queue.subscriptions):
+            for subscription in moved:
                 subscription.queue = following
                 following.attach(subscription)
             self._supply.use(following)
         await self._journal.durable()
+        for subscription in moved:
+            if subscription.deleted is not None and not subscription.closed:
+                subscription.deleted()
 
     # -- parts
 

@@ -165,7 +165,8 @@ class Subscriptions:
                         reliable=asked.mode is not AckMode.AUTO,
                         exclusive=asked.exclusive,
                         accepts=accepts,
-                        dropped=lambda: self._dropped(consumer),
+                        dropped=lambda: self._dropped(consumer, "messages came faster than they were taken"),
+                        deleted=lambda: self._deleted(consumer),
                     )
                 )
         except BaseException:
@@ -212,14 +213,12 @@ class Subscriptions:
             detail = failure.value.reason if isinstance(failure.value, BrokerError) else ""
             self._cancelled(Refused("Browsing failed", detail, headers=_subscription(consumer)))
 
-    def _dropped(self, consumer: Consumer) -> None:
-        self._cancelled(
-            Refused(
-                "Subscription cancelled",
-                "messages came faster than they were taken",
-                headers=_subscription(consumer),
-            )
-        )
+    def _dropped(self, consumer: Consumer, why: str) -> None:
+        self._cancelled(Refused("Subscription cancelled", why, headers=_subscription(consumer)))
+
+    def _deleted(self, consumer: Consumer) -> None:
+        if "preparing" not in consumer.holds:  # else it has the queue made anew for itself
+            self._dropped(consumer, "its queue was deleted")
 
     # -- UNSUBSCRIBE
 

@@ -748,6 +748,25 @@ def test_a_deleted_queue_is_gone_and_its_waiters_wait_on(bench: Bench) -> None:
     assert bench.broker.topics() == []
 
 
+def test_a_deleted_queues_subscriptions_go_on_and_are_told_once_that_is_on_disk(bench: Bench) -> None:
+    told, got = list[str](), list[Delivery]()
+    publish(bench, "q", "1")
+    bench.broker.subscribe(queue("q"), got.append, prefetch=5, deleted=lambda: told.append("stays"))
+    leaves = bench.broker.subscribe(queue("q"), lambda _: None, prefetch=0, deleted=lambda: told.append("left"))
+    bench.broker.unsubscribe(leaves)
+    bench.memory.hold = True
+    deleting = start(bench.broker.delete("q"))
+    bench.clock.advance(1)
+    assert told == []
+    bench.memory.hold = False
+    bench.memory.release_commit()
+    assert result(deleting) is True
+    assert told == ["stays"]
+    publish(bench, "q", "2")
+    bench.clock.advance(0)
+    assert got[-1].message.body == b"2"
+
+
 def test_a_publish_on_its_way_to_a_deleted_queue_is_gone_with_it(bench: Bench) -> None:
     bench.memory.hold = True
     _ = bench.broker.publish(queue("q"), text("1"))

@@ -12,7 +12,6 @@ HERE = Path(__file__).resolve().parent
 LEFT_OUT: dict[int, str] = {
     21: "limits on connections are the listeners' matter",
     29: "certificates, renegotiation and PROXY are the endpoints' matter",
-    54: "a subscription goes on with the next queue of the deleted one's name",
     73: "advisory messages are not there",
     74: "bodies are not transformed",
     75: "RabbitMQ's streams are not there; from-seq is",

@@ -6,8 +6,11 @@ from twisted.internet.defer import Deferred
 
 from broker.core.destination import topic
 from broker.core.message import Message
+from broker.stomp.flavour import DEFAULT, RABBITMQ
+from broker.stomp.server import StompFactory
 from broker.stomp.subscriptions import MAX_SUBSCRIPTIONS
 from broker.stomp.wire import Frame
+from broker.stomp.wishes import Terms
 from tests.stomp.support import Client, FrontTest, bodies, header, receipts
 
 ALL = ("1.0", "1.1", "1.2")
@@ -37,6 +40,25 @@ class SubscribeTest(FrontTest):
             self.assertEqual(bodies(client.subscribe("a", "1")), [b"x"])
             client.lose()
             self.clients.remove(client)
+
+    def test_whose_queue_is_deleted_is_told_which_and_closed_on(self) -> None:
+        """Line 54: also where other errors keep a session."""
+        for flavour in (DEFAULT, RABBITMQ):
+            self.factory = StompFactory(self.broker, clock=self.clock, terms=Terms(flavour=flavour))
+            self.put("q", b"1", b"2")
+            reader, other = self.client(), self.client()
+            reader.subscribe("q", "s", ack="client", prefetch_count=1)
+            other.subscribe("r", "s")
+            self.assertTrue(self.successResultOf(Deferred.fromCoroutine(self.broker.delete("q"))))
+            (error,) = reader.frames()
+            self.assertEqual((error.command, error.headers["subscription"]), ("ERROR", "s"))
+            self.assertEqual(error.headers["error-code"], "subscription-cancelled")
+            self.assert_closes(reader)
+            reader.lose()
+            self.clients.remove(reader)
+            self.put("q", b"3")
+            self.assertEqual((self.ready("q"), other.frames()), (1, []))
+            self.assertTrue(self.successResultOf(Deferred.fromCoroutine(self.broker.delete("q"))))
 
     def test_in_1_0_a_destination_names_a_subscription(self) -> None:
         """Lines 46 and 47."""
