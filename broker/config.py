@@ -32,6 +32,17 @@ Format = Literal["text", "json"]
 Where = int | str
 
 
+class TLS(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What makes a listener speak TLS. Paths are relative to the current directory at the start."""
+
+    #: The server's certificate in PEM, and behind it those between it and the authority.
+    certificate: str
+    #: Its private key in PEM; None: it stands in the same file.
+    key: str | None = None
+    #: Authorities in PEM: who connects must show a certificate of one of them. Its common name is the user.
+    clients: str | None = None
+
+
 class MemcacheListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A memcache listener that is not as the others are."""
 
@@ -47,6 +58,8 @@ class MemcacheListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Who comes when there are so many connections already may not write, or not read; 0: no limit.
     refuse_writes_above: Annotated[int, msgspec.Meta(ge=0)] = 0
     refuse_reads_above: Annotated[int, msgspec.Meta(ge=0)] = 0
+    #: None: it speaks plain.
+    tls: TLS | None = None
 
 
 class StompListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,6 +86,17 @@ class StompListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if 0 < self.heart_beat_max < self.heart_beat_min:
             raise ValueError(f"heart_beat_max {self.heart_beat_max} is below heart_beat_min {self.heart_beat_min}")
 
+    #: None: it speaks plain.
+    tls: TLS | None = None
+
+
+class HttpListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An HTTP listener that is not as the others are."""
+
+    listen: Where
+    #: None: it speaks plain.
+    tls: TLS | None = None
+
 
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a configuration file may say."""
@@ -91,8 +115,10 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: MESSAGE says which user sent it; there are ``login_timeout``, ``send_timeout``, ``heart_beat_min``,
     #: ``heart_beat_max`` and ``heart_beat_grace`` too.
     stomp: list[Where | StompListener] | None = None
-    #: Where HTTP clients connect. If it is not said: port 8989 on 127.0.0.1, if that is free.
-    http: list[Where] | None = None
+    #: Where HTTP clients connect. If it is not said: port 8989 on 127.0.0.1, if that is free. An entry may be a table,
+    #: ``{ listen = "0.0.0.0:8990", tls = { certificate = "broker.pem", key = "broker.key" } }``: HTTPS. A table of the
+    #: other two may have ``tls``, too; with ``clients = "ca.pem"`` in it who connects must show a certificate.
+    http: list[Where | HttpListener] | None = None
     #: Names, beside the machine's own addresses, under which HTTP may be spoken to and from whose pages; ``*`` for any.
     http_host: list[str] = []
     #: The data file, relative to twistd's run directory, or ``:memory:``.

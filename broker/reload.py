@@ -1,4 +1,4 @@
-"""Reloading: users, policies and aliases are read again while the broker runs."""
+"""Reloading: users, policies, aliases and certificates are read again while the broker runs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from broker.core.broker import Broker
 from broker.core.policy import Policies
 from broker.effective import section
 from broker.errors import BrokerError, ConfigError, NothingToReload
+from broker.tls import Certificates
 
 #: Changed keys that the log names one by one.
 MAX_NAMED = 50
@@ -45,6 +46,8 @@ class Reloading:
     def __init__(self, broker: Broker, users: Users | None) -> None:
         self._broker = broker
         self._users = users
+        #: What the listeners with TLS show.
+        self.certificates: list[Certificates] = []
         self._started = self._config = Config()
         self._read: Callable[[], Config] | None = None
         self._turn = DeferredLock()
@@ -82,12 +85,16 @@ class Reloading:
 
     async def _reload(self, asked: str) -> Reloaded:
         users, read, old = self._users, self._read, self._config
-        if users is None and read is None:
+        if users is None and read is None and not self.certificates:
             raise NothingToReload
+        shown = await deferToThread(lambda: [(one, one.read()) for one in self.certificates])
         config, policies = (old, None) if read is None else await deferToThread(_compiled, read)
         if users is not None:
             users.take(await deferToThread(users.read))
             self._log.info("{asked}: {count} users in {path}", asked=asked, count=len(users), path=users.path)
+        for certificates, context in shown:
+            certificates.take(context)
+            self._log.info("{asked}: new handshakes get the certificate in {path}", asked=asked, path=certificates.path)
         changed = self._tell_changes(asked, _live(old), _live(config))
         later = _at_next_start(self._started, config)
         for key in later:

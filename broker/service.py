@@ -39,7 +39,7 @@ from twisted.web.http import Request
 from broker import __version__
 from broker.auth.door import Door
 from broker.auth.users import HashingThreads, Users
-from broker.config import MEMORY, Config, MemcacheListener, StompListener, Where
+from broker.config import MEMORY, Config, HttpListener, MemcacheListener, StompListener, Where
 from broker.core.broker import Broker
 from broker.core.stats import FrontStats
 from broker.core.store import IStore
@@ -62,6 +62,7 @@ from broker.stomp.websocket import WebSockets
 from broker.stomp.wishes import Terms
 from broker.storage.memory import MemoryStore
 from broker.storage.sqlite import SQLiteStore
+from broker.tls import Certificates, Secured, check_place
 
 #: The fronts, in the order they open, and the ports they have on 127.0.0.1 unless told otherwise.
 DEFAULT_PORTS = {"memcache": 22122, "stomp": 61613, "http": 8989}
@@ -173,6 +174,7 @@ def build(
         result.memcache_status = _status(config, reactor, kept=lock is not None)
         broker.stats.fronts = result.front_stats
         for wish in wishes:
+            way: Way
             try:
                 way = wish.place.bind()
             except InUse as error:
@@ -186,8 +188,12 @@ def build(
                     f"{NAMES[wish.front]} on {way.name} is open to anybody on the network; name --users (users = FILE) "
                     "or, if that is meant, say --allow-anonymous (allow_anonymous = true)"
                 )
-            result.fronts.append(_front(wish, way, config, result))
             scheme = "http://" if wish.front == "http" and wish.place != way else ""
+            if wish.certificates is not None:
+                result.reloading.certificates.append(wish.certificates)
+                secure, scheme = "https" if wish.front == "http" else "tls", ""
+                way = Secured(way, wish.certificates, reactor, secure, result.door.admits)
+            result.fronts.append(_front(wish, way, config, result))
             tell(f"broker: {NAMES[wish.front]} on {scheme}{way.name}")
         if not result.fronts:
             raise ConfigError("it would listen nowhere: every front is off or its port is in use")
@@ -290,19 +296,34 @@ class Wish:
     place: Address | Described
     named: bool
     #: What more is said of it.
-    said: MemcacheListener | StompListener | None = None
+    said: MemcacheListener | StompListener | HttpListener | None = None
+    #: With what it speaks TLS; None: it speaks plain.
+    certificates: Certificates | None = None
 
 
 def _wishes(config: Config, reactor: IReactorSocket) -> list[Wish]:
     wishes = []
     for front, default in DEFAULT_PORTS.items():
-        said: list[Where | MemcacheListener | StompListener] | None = getattr(config, front)
+        said: list[Where | MemcacheListener | StompListener | HttpListener] | None = getattr(config, front)
         for one in [default] if said is None else said:
             where, more = (one, None) if isinstance(one, int | str) else (one.listen, one)
             place = parse(where, reactor)
             if place is not None:
-                wishes.append(Wish(front, place, said is not None, more))
+                wishes.append(Wish(front, place, said is not None, more, _certificates(front, place, more)))
     return wishes
+
+
+def _certificates(
+    front: str, place: Address | Described, said: MemcacheListener | StompListener | HttpListener | None
+) -> Certificates | None:
+    """What the listener shows, read now; None: it speaks plain."""
+    if said is None or said.tls is None:
+        return None
+    check_place(place)
+    try:
+        return Certificates(said.tls, [b"http/1.1"] if front == "http" else None)
+    except ConfigError as error:
+        raise ConfigError(f"{NAMES[front]} on {said.listen}: {error.reason}") from None
 
 
 def _check_data(path: str) -> None:

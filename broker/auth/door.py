@@ -131,6 +131,18 @@ class Door:
         user = self._authenticator.anonymous
         return None if user is None else Access(user, self._broker)
 
+    def unnamed(self, transport: object) -> Access | None:
+        """The access of who names no user on a connection: his whose certificate was shown there; else `anonymous`."""
+        name = certified(transport)
+        if not name or self._authenticator is None:
+            return self.anonymous
+        user = self._authenticator.named(name)
+        return None if user is None else Access(user, self._broker)
+
+    def admits(self, name: str) -> bool:
+        """True if who has a certificate in this name may come in."""
+        return self._authenticator is None or self._authenticator.named(name) is not None
+
     def password(self, name: str, password: str, address: str) -> Deferred[Access | None]:
         """The access of who has this name and password, coming from `address`; None if nobody has."""
         if self._authenticator is None:
@@ -145,6 +157,11 @@ class Door:
 
     def _access(self, user: User | None) -> Access | None:
         return None if user is None else Access(user, self._broker)
+
+
+def certified(transport: object) -> str:
+    """The name in the certificate that was shown on a connection, and verified; empty: none was asked for."""
+    return str(getattr(transport, "certified", ""))
 
 
 def host_of(address: object) -> str:

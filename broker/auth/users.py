@@ -49,6 +49,9 @@ class IAuthenticator(Interface):
     def token(bearer: str, address: str) -> Deferred[User | None]:
         """The user who has this token; None if nobody has."""
 
+    def named(name: str) -> User | None:
+        """The user of that name, who has shown elsewhere that it is his: by a certificate; None if there is none."""
+
 
 class HashingThreads:
     """Threads of their own for password hashes: they neither delay the reactor's other work nor take all processors."""
@@ -175,6 +178,10 @@ class Users:
         finally:
             self._turn.release()
         return self._users.get(name) if self._stored.get(name) == stored else None
+
+    def named(self, name: str) -> User | None:
+        """The user of that name."""
+        return self._users.get(name)
 
     # -- parts
 

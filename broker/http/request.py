@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from twisted.web import http, server
 from zope.interface import implementer
 
+from broker.hello import TLS_HELLO, refuse
 from broker.http.metadata import content_type
 from broker.http.problem import Problem, render
 
@@ -100,6 +101,9 @@ class Channel(http.HTTPChannel):
             self.overlong = True
             self.setRawMode()
             self.refuse(Problem(408, "too-slow", f"The request did not come whole in {SLOWEST} seconds."))
+        if self.head is None and not self.answered and data.startswith(TLS_HELLO) and not self.requests:
+            refuse(self.transport, self._log, "HTTP")
+            return
         super().dataReceived(data)
 
     def lineReceived(self, line: bytes) -> None:

@@ -28,9 +28,12 @@ CHALLENGES = [
 ]
 
 
-async def identify(door: Door, fields: Sequence[str], address: str) -> Access:
-    """The access of who sends a request with these ``Authorization`` fields; `Problem` 401 if that is nobody."""
-    access = door.anonymous if door.open or not fields else await _verified(door, fields, address)
+async def identify(door: Door, fields: Sequence[str], address: str, transport: object) -> Access:
+    """The access of who sends a request with these ``Authorization`` fields; `Problem` 401 if that is nobody.
+
+    Who sends none is whom a certificate on the connection names.
+    """
+    access = door.unnamed(transport) if door.open or not fields else await _verified(door, fields, address)
     if access is None:
         raise Problem(401, "unauthorized", "Credentials are needed, and those of a user.")
     return access

@@ -289,7 +289,8 @@ class _Root(Resource):
         if endpoint in rights.PROBES:
             return self._site.door.nobody
         fields = request.requestHeaders.getRawHeaders("authorization") or []
-        return await rights.identify(self._site.door, fields, host_of(request.getClientAddress()))
+        address = host_of(request.getClientAddress())
+        return await rights.identify(self._site.door, fields, address, request.channel.transport)
 
     def _call(self, request: Request, method: str, match: Match, access: Access) -> Call:
         site = self._site

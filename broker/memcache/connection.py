@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol, ITCPTransport
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -21,6 +21,7 @@ from zope.interface import implementer
 from broker.auth.door import Access, host_of
 from broker.core.route import Published
 from broker.errors import BrokerError
+from broker.hello import TLS_HELLO, refuse, shown
 from broker.memcache import commands
 from broker.memcache.binary import REQUEST, BinaryParser
 from broker.memcache.commands import Command, Done, Malformed, Quit, Set, Version, Waiting
@@ -78,10 +79,13 @@ class MemcacheProtocol(Protocol):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)  # or the open reads of a machine that died stay open
         self._outbox = Outbox(cast(Transport, self.transport), self._relieved)
-        self.peer = _shown(self.transport.getPeer())
+        self.peer = shown(self.transport.getPeer())
         self._factory.connected(self)
         self._watch(self._factory.idle_timeout)
         self._log.info("memcache client {peer} connected", peer=self.peer)
+        access = self._factory.door.unnamed(self.transport)
+        if access is not None and access.user is not self._session.access.user:
+            self._enter(access)  # by its certificate
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes came."""
@@ -90,6 +94,10 @@ class MemcacheProtocol(Protocol):
         self._counters.bytes_read += len(data)
         self._heard = self._factory.broker.clock.seconds()
         if self._parser is None:
+            if data.startswith(TLS_HELLO):
+                self._ending = "TLS on a plain port"
+                refuse(cast(ITCPTransport, self.transport), self._log, "memcache")
+                return
             size = MAX_TOKEN if self._must_login else self._factory.max_message_size
             binary = data[0] == REQUEST
             self._parser = BinaryParser(size) if binary else Parser(size, self._factory.dialect)
@@ -332,8 +340,3 @@ class MemcacheProtocol(Protocol):
         assert self.transport is not None
         self._outbox.close()
         self.transport.loseConnection()
-
-
-def _shown(address: IAddress) -> str:
-    host, port = getattr(address, "host", None), getattr(address, "port", None)
-    return str(address) if host is None else f"{host}:{port}"

@@ -23,6 +23,7 @@ from zope.interface import implementer
 
 from broker.auth.door import Access, host_of
 from broker.auth.rights import User
+from broker.hello import TLS_HELLO, refuse
 from broker.outbox import Outbox, Promise, Transport
 from broker.stomp.dialect import ALL
 from broker.stomp.errors import Refused, error_frame, refusal
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
 #: After the last frame of ours: bytes that we still read from a client that does not close.
 LINGER_BYTES = 64 * 1024
-#: What no STOMP client sends first: the record type of a TLS handshake.
-_TLS_HELLO = b"\x16"
 
 
 class _State(enum.Enum):
@@ -54,6 +53,7 @@ class _Transport(Transport, Structure):
     """What is asked of a Twisted TCP transport, beside what an outbox asks."""
 
     def getPeer(self) -> object: ...
+    def getHost(self) -> object: ...
     def loseConnection(self) -> None: ...
     def loseWriteConnection(self) -> None: ...
     def abortConnection(self) -> None: ...
@@ -114,9 +114,8 @@ class StompProtocol(Protocol):
         if self._heartbeat is not None:
             self._heartbeat.received()
         if self._state in (_State.CONNECTING, _State.CONNECTED):
-            if self._state is _State.CONNECTING and data.startswith(_TLS_HELLO) and not self._parser.held:
-                self._log.info("{name}: TLS on a plain port, closing", name=self.name)
-                self.transport.abortConnection()
+            if self._state is _State.CONNECTING and data.startswith(TLS_HELLO) and not self._parser.held:
+                refuse(self.transport, self._log, "STOMP")
                 return
             self._parser.feed(data)
             self._work()
@@ -234,7 +233,7 @@ class StompProtocol(Protocol):
         client = headers.get("client-id", "")
         login, passcode = headers.get("login", ""), headers.get("passcode", "")
         if door.open or not (login or passcode):
-            self._enter(door.anonymous, agreed, client)
+            self._enter(door.unnamed(self.transport), agreed, client)
             return
         entering = door.password(login, passcode, host_of(self.transport.getPeer()))
         if not entering.called:  # its hash is computed elsewhere; what the client says meanwhile waits

@@ -23,6 +23,7 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessa
 from wsproto.utilities import LocalProtocolError, generate_accept_token
 from zope.interface import implementer
 
+from broker.auth.door import certified
 from broker.stomp.connection import StompProtocol, bound_sending
 from broker.stomp.server import StompFactory
 
@@ -264,6 +265,15 @@ class Wire(Protocol):
     def getPeer(self) -> object:
         """Who is there."""
         return self.transport.getPeer()
+
+    def getHost(self) -> object:
+        """Where the connection came in."""
+        return self.transport.getHost()
+
+    @property
+    def certified(self) -> str:
+        """The name in the client's certificate, if one was asked for."""
+        return certified(self.transport)
 
     def loseConnection(self) -> None:
         """Close, for the reason that our last ERROR gave."""

@@ -239,6 +239,9 @@ class OnlyAlice:
     def token(self, bearer: str, address: str) -> Deferred[User | None]:
         return succeed(None)
 
+    def named(self, name: str) -> User | None:
+        return None
+
 
 class SaslTests(FrontTest):
     """PLAIN."""

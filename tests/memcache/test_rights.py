@@ -27,6 +27,9 @@ class Everybody:
     def token(self, bearer: str, address: str) -> Deferred[User | None]:
         return succeed(None)
 
+    def named(self, name: str) -> User | None:
+        return None
+
 
 class RightsTests(FrontTest):
     """A user with one right at a time."""
