@@ -268,14 +268,14 @@ class Directory:
         sizes: dict[int, int] = {}
         resting = self._restore_resting(inventory)
         for known in inventory.destinations:
-            if known.id in resting:
+            if resting[known.id]:
                 continue
             log = by_id[known.id] = self.log(Destination(known.kind, known.name))
             log.id = known.id
             if known.kind is not Kind.TOPIC:
                 self._own(log.destination).id = known.id
         for stored in inventory.lanes:
-            if stored.destination in resting:
+            if resting[stored.destination]:
                 continue
             log = by_id[stored.destination]
             lane = lanes[stored.id] = Lane(stored.id, log.destination, stored.priority, stored.next, expiring=-1)
@@ -283,7 +283,7 @@ class Directory:
             if stored.run == 0:
                 log.lanes[stored.priority] = lane
         for state in inventory.readers:
-            if state.queue in resting:
+            if resting[state.queue]:
                 continue
             queue = self._own(by_id[state.queue].destination)
             reader = self._attach(state.id, queue, lanes[state.lane], state.cursor)
@@ -303,16 +303,14 @@ class Directory:
 
     # -- queues at rest
 
-    def _restore_resting(self, inventory: Inventory) -> set[int]:
-        """Take up what may be at rest; the ids of these queues."""
-        names = {one.id: one.name for one in inventory.destinations}
+    def _restore_resting(self, inventory: Inventory) -> bytearray:
+        """Take up what may be at rest; by the id of a destination, whether it is."""
         tended = self.policies.speaks_of("max_idle", "retain", "retain_bytes")
-        resting = set()
-        for state in at_rest(inventory):
-            name = names[state.queue]
+        resting = bytearray(1 + max((one.id for one in inventory.destinations), default=0))
+        for name, state in at_rest(inventory):
             if not (tended and self.policies.of(name).tended):
                 self.dormant.add(name, state)
-                resting.add(state.queue)
+                resting[state.queue] = True
         return resting
 
     def rest(self, queue: Queue) -> bool:
