@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -40,18 +40,35 @@ def delivered(call: Call, delivery: Delivery, now: int) -> Answer:
     return _raw(delivery, now)
 
 
-def several(call: Call, taken: list[Delivery], now: int) -> Answer:
-    """Messages that were delivered together: `listed`, or a part with headers and body of its own for each."""
-    if accepts(call, MIXED, JSON, NDJSON) != MIXED:
-        return listed(call, "messages", [envelope(delivery, now) for delivery in taken])
-    boundary = uuid.uuid4().hex.encode()  # no producer can have known it
-    parts = []
-    for delivery in taken:
+class Form(NamedTuple):
+    """How messages that were delivered together are written: each by itself, and those together."""
+
+    one: Callable[[Delivery, int], bytes]
+    together: Callable[[list[bytes]], Answer]
+
+
+def form_of(call: Call) -> Form:
+    """A JSON object, a line for each, or a part with headers and body of its own for each."""
+    media = accepts(call, MIXED, JSON, NDJSON)
+    if media == NDJSON:
+        return Form(lambda *one: encode(envelope(*one)) + b"\n", lambda all: _typed(NDJSON, all))
+    if media != MIXED:
+        whole = "application/json; charset=UTF-8"
+        return Form(
+            lambda *one: encode(envelope(*one)), lambda all: _typed(whole, [b'{"messages":[', b",".join(all), b"]}"])
+        )
+    boundary = uuid.uuid4().hex  # no producer can have known it
+    dashes = b"--" + boundary.encode()
+
+    def part(delivery: Delivery, now: int) -> bytes:
         one = _raw(delivery, now)
-        fields = b"".join(b"%b: %b\r\n" % field for field in one.fields)
-        parts += [b"--", boundary, b"\r\n", fields, b"\r\n", one.body, b"\r\n"]
-    kind = f"{MIXED}; boundary={boundary.decode()}".encode()
-    return Answer(200, b"".join([*parts, b"--", boundary, b"--\r\n"]), [(b"Content-Type", kind)])
+        return b"".join([dashes, b"\r\n", *(b"%b: %b\r\n" % field for field in one.fields), b"\r\n", one.body, b"\r\n"])
+
+    return Form(part, lambda all: _typed(f"{MIXED}; boundary={boundary}", [*all, dashes, b"--\r\n"]))
+
+
+def _typed(media: str, pieces: list[bytes]) -> Answer:
+    return Answer(200, b"".join(pieces), [(b"Content-Type", media.encode())])
 
 
 def _raw(delivery: Delivery, now: int) -> Answer:

@@ -244,7 +244,7 @@ def test_a_message_of_an_unknown_type_goes_in_and_out(kind: str) -> None:
 
 
 def test_an_answer_that_cannot_be_made_gives_the_message_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    for path, method, maker in (("", "GET", "delivered"), ("/lease", "POST", "several")):
+    for path, method, maker in (("", "GET", "delivered"), ("/lease", "POST", "form_of")):
         world = World()
         world.post("work", b"kept")
         with monkeypatch.context() as patch:

@@ -236,3 +236,28 @@ def test_the_first_form_that_is_accepted_is_sent(accept: str, kind: str) -> None
 
 def test_parts_of_nothing_are_204() -> None:
     assert World().ask("POST", "/channels/work/lease?nowait", b"", Accept="multipart/mixed").status == 204
+
+
+@pytest.mark.parametrize("accept", ["application/json", NDJSON, "multipart/mixed"])
+def test_a_long_answer_is_written_in_several_turns(accept: str) -> None:
+    world = World()
+    for number in range(8):
+        world.post("work", b"%d" % number * 100_000, Content_Type="text/plain")
+    connection = world.connect()
+    connection.ask("POST", "/channels/work/lease?limit=8&nowait", b"", {"Accept": accept})
+    assert connection.answers() == []
+    world.clock.advance(0)
+    body = connection.answer().body
+    assert [body.count(b"%d" % number * 100_000) for number in range(8)] == [1] * 8
+
+
+def test_who_goes_while_his_answer_is_written_gives_all_of_it_back() -> None:
+    world = World()
+    for _ in range(8):
+        world.post("work", b"x" * 100_000, Content_Type="text/plain")
+    connection = world.connect()
+    connection.ask("POST", "/channels/work/lease?limit=8&nowait", b"")
+    assert world.broker.queue_stats("work").on_loan == 8
+    connection.leave()
+    world.clock.advance(0)
+    assert world.ready("work") == (8, 0)
