@@ -175,8 +175,9 @@ class Model:
         """This queue reads more from now on: of what is on its way to others, it may get copies."""
         for (number, _), sent in list(self.sent.items()):
             if not sent.confirmed and (number, home) not in self.sent:
-                self.sent[number, home] = attrs.evolve(
-                    sent, home=home, ends=inf, forgone=True, unordered=True, refused=False, delivered=[]
+                # Nothing has happened to it yet, whatever happened to the one it is a copy of.
+                self.sent[number, home] = Sent(
+                    number, home, sent.priority, sent.group, sent.at, sent.earliest, inf, unordered=True, forgone=True
                 )
 
     def used(self, home: str) -> None:
