@@ -68,4 +68,4 @@ class NothingToReload(BrokerError):
     """The broker was started without a file."""
 
     def __init__(self) -> None:
-        super().__init__("nothing to reload: there is neither a configuration nor a users file")
+        super().__init__("nothing to reload: there is no configuration, users file or certificate")

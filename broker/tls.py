@@ -45,7 +45,7 @@ from broker.listen import Described, Way
 
 #: Of TLS 1.2 only what has forward secrecy and authenticates what it encrypts; all of TLS 1.3 does.
 CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
-#: Seconds in which a handshake must be done: three round trips of a satellite link, with a slow card reader's patience.
+#: Seconds in which a handshake must be done; as long as STOMP gives for CONNECT. It is two round trips.
 HANDSHAKE = 10.0
 #: Seconds a peer gets to answer our goodbye; one that does not would otherwise stay for ever.
 GOODBYE = 5.0

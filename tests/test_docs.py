@@ -130,8 +130,8 @@ class Reader:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_examples_do_what_they_say(page: Path, tmp_path: Path) -> None:
-    if shutil.which("curl") is None:
-        pytest.skip("curl is missing (second layer: .ci/run installs it)")
+    if missing := [tool for tool in ("curl", "openssl") if shutil.which(tool) is None]:
+        pytest.skip(f"missing: {missing} (second layer: .ci/run installs them)")
     reader = Reader(tmp_path)
     try:
         for kind, body in blocks(page):

@@ -106,7 +106,7 @@ async def test_memcache_reloads_or_says_why_not(tmp_path: Path) -> None:
     path = tmp_path / "broker.toml"
     async with serving() as served:
         answer = await deferToThread(talk, served.memcache, b"reload\r\n")
-        assert answer == b"SERVER_ERROR nothing to reload: there is neither a configuration nor a users file\r\n"
+        assert answer == b"SERVER_ERROR nothing to reload: there is no configuration, users file or certificate\r\n"
         configured(served, path, "[defaults]\nlease = 5")
         path.write_text("[defaults]\nlease = 7")
         # all that is sent behind it is done when it is over

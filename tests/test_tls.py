@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
 import shutil
+import signal
 import socket
 import ssl
+import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -37,7 +40,7 @@ from broker.storage.memory import MemoryStore
 from broker.tls import Certificates
 from tests.auth.support import PASSWORD, Log, entry, everything, write
 from tests.auth.test_service import basic
-from tests.support import Served, serving, tx
+from tests.support import Served, Twistd, serving, tx
 
 NOW = datetime.now(UTC)
 
@@ -359,6 +362,23 @@ async def test_a_client_that_does_not_answer_the_goodbye_is_cut(ca: Authority, m
         secured.close()
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux has it (second layer)")
+@tx()
+async def test_the_system_bounds_the_sending_as_on_a_plain_socket(ca: Authority) -> None:
+    from twisted.internet import reactor
+
+    async with serving(**on_all(ca.serving())) as served:
+        connections = served.service.fronts[1].connections
+        with socket.create_connection(("127.0.0.1", served.stomp), 5) as plain:
+            secured = await deferToThread(ca.client().wrap_socket, plain, server_hostname="localhost")
+            while not connections.count():
+                await task.deferLater(reactor, 0.005)
+            (transport,) = connections._transports()
+            handle = transport.getHandle()  # type: ignore[attr-defined]
+            assert handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
+            await deferToThread(secured.close)
+
+
 # -- certificates of clients
 
 
@@ -610,3 +630,44 @@ def _shown(port: int, context: ssl.SSLContext) -> bytes:
         context.wrap_socket(plain, server_hostname="localhost") as secured,
     ):
         return secured.getpeercert(binary_form=True) or b""
+
+
+def test_a_broker_with_the_documented_certificates_and_sighup(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("missing: openssl (second layer: .ci/run installs it)")
+    page = Path(__file__).resolve().parent.parent / "docs/operations.rst"
+    commands = re.findall(r"^   \$ (openssl .*)$", page.read_text(), re.MULTILINE)
+    assert len(commands) == 4
+    subprocess.run(["sh", "-ec", "\n".join(commands)], cwd=tmp_path, check=True, timeout=30)
+    users(tmp_path)
+    (tmp_path / "broker.toml").write_text(
+        'memcache = ["off"]\nstomp = ["off"]\nusers = "users.toml"\ndata = ":memory:"\n'
+        'http = [{ listen = 0, tls = { certificate = "broker.pem", key = "broker.key", clients = "ca.pem" } }]\n'
+    )
+    with Twistd(tmp_path, "--config=broker.toml", free_ports=False) as twistd:
+        port = twistd.ports()["HTTP"]
+        assert f"broker: HTTP on https://127.0.0.1:{port}\n" in twistd.said
+        context = ssl.create_default_context(cafile=str(tmp_path / "broker.pem"))
+        context.load_cert_chain(tmp_path / "alice.pem", tmp_path / "alice.key")
+        assert ask(port, context, "POST", "/channels/work", b"1")[0] == 202
+        subprocess.run(["sh", "-ec", commands[0]], cwd=tmp_path, check=True, timeout=30)
+        twistd.process.send_signal(signal.SIGHUP)
+        twistd.until("SIGHUP: new handshakes get the certificate in ")
+        with pytest.raises(ssl.SSLCertVerificationError):
+            ask(port, context, "GET", "/channels")
+        (tmp_path / "broker.key").write_text("canary")
+        twistd.process.send_signal(signal.SIGHUP)
+        twistd.until("SIGHUP: everything stays as it was: tls.key: .*broker.key holds no private key in PEM")
+        assert "canary" not in twistd.said
+        twistd.process.terminate()
+        twistd.wait()
+        assert "PRIVATE KEY" not in twistd.said
+
+
+def test_a_mistake_ends_twistd_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "broker.toml").write_text('http = [{ listen = 0, tls = { certificate = "none.pem" } }]\n')
+    with Twistd(tmp_path, "--config=broker.toml", free_ports=False) as twistd:
+        assert twistd.wait() == 1
+        path = tmp_path / "none.pem"
+        line = f"broker: HTTP on 0: tls.certificate: cannot read {path}: No such file or directory\n"
+        assert twistd.said == line
