@@ -84,6 +84,7 @@ def test_without_a_name_it_shows_the_broker_and_the_defaults(path: str, capsys: 
         "flush_all": "off",
         "dialect": "default",
         "shutdown": "off",
+        "tls": None,
     }
     listener |= dict.fromkeys(("idle_timeout", "refuse_writes_above", "refuse_reads_above"), 0)
     assert found["memcache"] == ([22122, listener], path)
