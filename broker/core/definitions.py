@@ -9,7 +9,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 
-from broker.core.store import Definition
+from broker.core.store import DefineDestination, DefineLane, Definition
+
+
+def _rank(definition: Definition) -> int:
+    """What others refer to comes first."""
+    return 0 if isinstance(definition, DefineDestination) else 1 if isinstance(definition, DefineLane) else 2
 
 
 class Definitions:
@@ -63,6 +68,8 @@ class Definitions:
                 self._pending = []
             else:
                 taken.append(entry)
+        # Whoever began to read a topic before it had a lane was asked first.
+        taken.sort(key=_rank)
         return taken
 
     def take_ends(self, ends: dict[int, int]) -> list[Definition]:

@@ -409,3 +409,23 @@ def test_what_waits_for_a_subscriber_that_does_not_read_is_bounded(bench: Bench)
     (reader,) = subscription.queue.readers
     assert reader.window.bytes <= 16 * 1024 * 1024
     assert reader.window.runs < 256
+
+
+def test_a_binding_that_ends_before_its_topic_has_a_log_is_stored_with_what_comes(bench: Bench) -> None:
+    result(start(bench.broker.bind("other", topic("t"))))
+    bench.memory.hold = True
+    first = bench.broker.publish(queue("elsewhere"), text("x"))
+    waiting = [start(bench.broker.bind("q", topic("t"))), start(bench.broker.bind("q", topic("t")))]
+    ended = start(bench.broker.unbind("q", topic("t")))
+    published = bench.broker.publish(topic("t"), text("y"))
+    bench.memory.hold = False
+    bench.memory.release_commit()
+    bench.turn()
+    assert result(first).message_id
+    assert [result(one) for one in waiting] == [None, None]
+    assert result(ended)
+    assert sorted(result(published).deliveries) == ["other", "q"], "an unbind holds after what rides in its commit"
+    result(bench.broker.publish(topic("t"), text("z")))
+    bench.boot()
+    assert [bench.body("q") for _ in range(2)] == [b"y", None]
+    assert [bench.body("other") for _ in range(2)] == [b"y", b"z"]

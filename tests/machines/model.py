@@ -16,6 +16,8 @@ from broker.core.destination import Destination, Kind, topic
 from broker.core.message import Message
 from broker.core.policy import Policies, Policy, Rule
 
+#: Seconds by which stamps may be ahead of the clock: of messages that come at once each is a microsecond later.
+STAMPS = 0.001
 #: The third reads what is published to the first, from its first use on.
 QUEUES = ("a", "b", "a+c")
 #: Where the policies move messages to.
@@ -218,7 +220,7 @@ class Model:
         sent, policy = held.sent, self.of(held.sent.home)
         # Its time begins when it is accepted, or was found to be due: perhaps after a restart.
         if policy.overflow != "wait" and sent.earliest == sent.at:
-            assert now < sent.ends, f"{sent} is too late"
+            assert now < sent.ends + STAMPS, f"{sent} is too late"
         assert not policy.paused, f"{sent} came from a queue that is paused"
         beside = [h for h in self.hands if h.delivery.on_loan and h.delivery.queue == sent.home]
         if policy.max_on_loan:
@@ -257,6 +259,6 @@ class Model:
             places = [(sent.priority, sent.number) for sent in sents if not (sent.unordered or sent.moved)]
             assert places == sorted(places), f"out of order: {places}"
         kept = [sent for sent in self.sent.values() if sent.confirmed and not (sent.acked or sent.forgone)]
-        gone = {id(sent) for sent in kept if now >= sent.ends and not self.of(sent.home).expire_to}
+        gone = {id(sent) for sent in kept if now + STAMPS >= sent.ends and not self.of(sent.home).expire_to}
         lost = [sent for sent in kept if id(sent) not in gone | set(map(id, found))]
         assert not lost, f"lost: {lost}"
