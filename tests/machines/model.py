@@ -219,7 +219,8 @@ class Model:
     def _as_the_policy_says(self, held: Held, now: float) -> None:
         sent, policy = held.sent, self.of(held.sent.home)
         # Its time begins when it is accepted, or was found to be due: perhaps after a restart.
-        if policy.overflow != "wait" and sent.earliest == sent.at:
+        waits = "wait" in (policy.overflow, self.of(sent.home.partition("+")[0]).overflow)
+        if not waits and sent.earliest == sent.at:
             assert now < sent.ends + STAMPS, f"{sent} is too late"
         assert not policy.paused, f"{sent} came from a queue that is paused"
         beside = [h for h in self.hands if h.delivery.on_loan and h.delivery.queue == sent.home]
