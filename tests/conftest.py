@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 
 import pytest
 import pytest_twisted
+from hypothesis import settings
 from twisted.internet import task
 from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
@@ -14,6 +16,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from tests.support import logged_errors
+
+# In CI the same examples every time: a change is judged by what it changes. Others are looked for at everybody's desk,
+# and by script/fuzz and script/soak.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 #: Reactor turns in which closed sockets, and calls that are due, may go away; trial gives two.
 TURNS = 20
