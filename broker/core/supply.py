@@ -12,6 +12,7 @@ from collections.abc import Callable
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+from twisted.python import failure
 
 from broker.core.deadlines import LONGEST, Deadlines
 from broker.core.delivery import Delivery, Move
@@ -191,9 +192,7 @@ class Supply:
             if scan.lacks:
                 if not scan.loading:
                     scan.loading = self._fetching = True
-                    _ = Deferred.fromCoroutine(self._load(scan)).addErrback(
-                        lambda failure: self._log.failure("while loading messages", failure)
-                    )
+                    _ = Deferred.fromCoroutine(self._load(scan)).addErrback(self._not_loaded, scan)
                     self._fetching = False
             elif (found := scan.head()) is not None and found[0] >= scan.reader.reserved:
                 self._journal.claim(scan.reader, found[0])
@@ -248,6 +247,12 @@ class Supply:
         self.looked(queue, error)
         if queue.wanted:
             self.pump_soon(queue, RETRY_AFTER)
+
+    def _not_loaded(self, reason: failure.Failure, scan: Scan) -> None:
+        """Nobody expected that; whoever waits for the messages must not wait for ever."""
+        self._log.failure("while loading messages", reason)
+        scan.loading = False
+        self.pump_soon(scan.reader.queue, RETRY_AFTER)
 
     def _lost(self, reader: Reader, low: int, high: int) -> None:
         """What is not in the store: settled by every reader, or it could not be read and was set aside there."""

@@ -86,11 +86,11 @@ class Unfolded:
                     del self.lanes[lane]
 
     def from_number(self, lane: int, seq: int, max_bytes: int) -> tuple[list[Place], bool]:
-        """The parts of `lane` that end after `seq`, about `max_bytes` of them, and whether there are more."""
+        """The parts of `lane` that end after `seq`: about `max_bytes`, one at least; and whether there are more."""
         places = self.lanes.get(lane, [])
         first = self._first(places, seq)
         size, end = 0, first
-        while end < len(places) and size < max_bytes:
+        while end < len(places) and (size < max_bytes or end == first):
             size += places[end].part.length
             end += 1
         return places[first:end], end < len(places)

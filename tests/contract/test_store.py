@@ -287,6 +287,17 @@ async def test_a_read_stops_at_about_the_bytes_asked_for(kept: Kept) -> None:
 
 
 @tx()
+async def test_a_read_gives_a_batch_however_little_is_asked_for(kept: Kept) -> None:
+    await kept.commit(Group(definitions=queue_of(1)))
+    for number in range(3):
+        await kept.commit(Group(parts={1: messages(number, 1)}))
+    for seq in range(3):
+        assert seq in await kept.read(seq=seq, lane=1, max_bytes=0)
+    await kept.crash()
+    assert 2 in await kept.read(seq=2, lane=1, max_bytes=0)
+
+
+@tx()
 async def test_lanes_are_apart(kept: Kept) -> None:
     await kept.commit(Group(parts={1: messages(0, 3), 2: messages(50, 2)}, definitions=[*queue_of(1), *queue_of(2)]))
     await kept.commit(Group(parts={2: messages(52, 2, 20_000)}))

@@ -14,6 +14,7 @@ from broker.core.supply import KEEP
 from broker.errors import BadName, StoreUnavailable
 from broker.storage.memory import MemoryStore
 from tests.core.support import Bench, result, start, text
+from tests.support import flush_logged_errors
 
 
 class Unreadable(MemoryStore):
@@ -204,3 +205,17 @@ def test_array_headers_of_every_length(count: int) -> None:
     import msgspec
 
     assert msgspec.msgpack.decode(array_header(count) + b"\x00" * count) == [0] * count
+
+
+def test_a_read_that_fails_as_nobody_expects_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    result(bench.broker.publish(queue("q"), text("x")))
+    monkeypatch.setattr(bench.memory, "read", lambda *_: fail(IndexError("a mistake")))
+    waiting = start(bench.broker.take("q", wait=30))
+    bench.turn()
+    assert flush_logged_errors(IndexError)
+    monkeypatch.undo()
+    bench.turn(2)
+    taken = result(waiting)
+    assert taken is not None
+    assert taken.message.body == b"x"
