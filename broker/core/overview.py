@@ -23,8 +23,9 @@ class Overview:
 
     def rules_of(self, destination: Destination) -> Policy | TopicPolicy:
         """What holds for a queue or a topic, be it there or not."""
-        policies = self._directory.policies
-        return policies.of(destination.name) if destination.kind is Kind.QUEUE else policies.of_topic(destination.name)
+        if destination.kind is Kind.QUEUE:
+            return self.policy_of(destination.name)
+        return self._directory.policies.of_topic(destination.name)
 
     def find(self, delivery_id: int) -> Delivery | None:
         """What is on loan under this id."""

@@ -220,7 +220,7 @@ def test_a_kill_among_commits_leaves_each_message_on_one_side(tmp_path: Path) ->
         for worker in workers:
             worker.start()
         while json.loads(ask(port, "GET", "/channels/out/stats")[2])["ready"] < 60:
-            time.sleep(0.01)
+            assert any(worker.is_alive() for worker in workers)
         first.kill()
         for worker in workers:
             worker.join()
