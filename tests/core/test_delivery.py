@@ -321,3 +321,15 @@ def test_a_backoff_with_jitter_stays_within_its_bounds() -> None:
         waits.add(hidden.due - bench.broker.now())
     assert all(5_000_000 <= wait <= 15_000_000 for wait in waits)
     assert len(waits) > 10
+
+
+def test_an_ack_of_many_makes_one_commit() -> None:
+    bench = Bench()
+    for n in range(10):
+        result(bench.broker.publish(queue("q"), text(str(n))))
+    got: list[Delivery] = []
+    bench.broker.subscribe(queue("q"), got.append, prefetch=10)
+    bench.turn()
+    before = bench.memory.commits
+    result(bench.broker.ack(got))
+    assert (len(got), bench.memory.commits - before) == (10, 1)
