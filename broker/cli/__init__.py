@@ -1,9 +1,9 @@
 """The ``broker`` command: another process, which knows the broker's HTTP interface and nothing of its inside.
 
-``broker subscribe`` speaks STOMP. ``broker user`` works on the users file instead, ``broker config`` on a configuration
-file, and ``check``, ``dump``, ``load`` and ``backup`` on a data file. Exit status: 0 done; 1 nothing there; 2 wrong
-usage; 3 refused by the broker, or for what is in the file; 4 the broker cannot be reached; 5 the output could not be
-written (the message stays in the queue).
+``broker subscribe`` speaks STOMP, ``broker bench`` any of the three. ``broker user`` works on the users file instead,
+``broker config`` on a configuration file, and ``check``, ``dump``, ``load`` and ``backup`` on a data file. Exit status:
+0 done; 1 nothing there; 2 wrong usage; 3 refused by the broker, or for what is in the file; 4 the broker cannot be
+reached; 5 the output could not be written (the message stays in the queue).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from broker import __version__
 from broker.auth.secret import BadSecret
-from broker.cli import channels, config, queues, store, subscribe, users
+from broker.cli import bench, channels, config, queues, store, subscribe, users
 from broker.cli.client import BadUrl, Client, Refused, Unreachable
 from broker.cli.exits import Exit
 from broker.cli.output import as_json, unwritten, write
@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     get.add_argument("--count", metavar="N", type=_count, help="take so many at most (default: 1)")
     get.set_defaults(run=_get, offline=False)
     subscribe.add_parser(commands, _count)
+    bench.add_parser(commands, _count)
     queues.add_parser(commands, common)
     channels.add_parsers(commands, common, _count)
     users.add_parser(commands)
