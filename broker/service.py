@@ -58,7 +58,7 @@ from broker.reload import Reloading
 from broker.settings import Settings
 from broker.stomp.flavour import FLAVOURS
 from broker.stomp.server import StompFactory
-from broker.stomp.websocket import WebSockets
+from broker.stomp.upgrade import WebSockets
 from broker.stomp.wishes import Terms
 from broker.storage.memory import MemoryStore
 from broker.storage.sqlite import SQLiteStore
