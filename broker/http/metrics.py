@@ -1,24 +1,16 @@
 """``/metrics``: the numbers of `broker.core.stats` for Prometheus, in its text format or as OpenMetrics.
 
-Nothing is kept in between and nothing is global: a survey is taken, and a collector over its plain values is rendered,
-in another thread if that is more than a few hundred lines.
+Nothing is kept in between and nothing is global: a survey is taken, and its plain values are rendered, in another
+thread if that is more than a few hundred lines.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
-import attrs
-from prometheus_client import openmetrics
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS
-from prometheus_client.registry import Collector
 from twisted.internet.threads import deferToThread
 
-from broker import __version__
-from broker.core.stats import OF_BROKER, OF_FRONT, OF_QUEUE, Metric, values
+from broker.core.stats import Metric
 from broker.core.survey import Survey, Surveyor
 from broker.http.call import Answer, Call
 from broker.http.numbers import wanted
@@ -30,10 +22,12 @@ AT_ONCE = 20
 
 _refused = re.compile(r"q=0(\.0*)?")
 
-#: Units that stand in a name, as Prometheus has them.
-_units = {"bytes": "bytes", "seconds": "seconds", "milliseconds": "seconds"}
+#: The types of the two formats, as Prometheus writes them.
+PLAIN = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
-Family = CounterMetricFamily | GaugeMetricFamily
+#: Units that stand in a name, as Prometheus has them.
+UNITS = {"bytes": "bytes", "seconds": "seconds", "milliseconds": "seconds"}
 
 
 class Metrics:
@@ -51,7 +45,7 @@ class Metrics:
             body = await deferToThread(render, survey, exact)
         else:
             body = render(survey, exact)
-        kind = OPENMETRICS if exact else CONTENT_TYPE_PLAIN_0_0_4
+        kind = OPENMETRICS if exact else PLAIN
         return Answer(200, body, [(b"Content-Type", kind.encode())])
 
 
@@ -66,57 +60,15 @@ def _takes_openmetrics(accept: str) -> bool:
 
 def render(survey: Survey, exact: bool) -> bytes:
     """The survey in Prometheus's text format 0.0.4; `exact`: as OpenMetrics 1.0.0. For any thread."""
-    collector = SurveyCollector(survey)
-    return openmetrics.exposition.generate_latest(collector) if exact else generate_latest(collector)
+    # Only here: prometheus_client, with the web servers it takes along, is 10 ms of a start, and not all are scraped.
+    from broker.http.exposition import exposed
 
-
-@attrs.frozen(eq=False)
-class SurveyCollector(Collector):
-    """What `prometheus_client` asks for the numbers."""
-
-    survey: Survey
-
-    def collect(self) -> Iterator[Family | InfoMetricFamily]:
-        """Each number with all its series."""
-        survey = self.survey
-        yield InfoMetricFamily("broker", "What runs here.", {"version": __version__})
-        for name, metric in OF_BROKER.items():
-            if name in survey.broker:
-                family = _family("broker", name, metric)
-                family.add_metric([], _scaled(survey.broker[name], metric))
-                yield family
-        for name, metric in OF_FRONT.items():
-            family = _family("broker", name, metric, "front")
-            for front, numbers in survey.fronts.items():
-                family.add_metric([front], _scaled(numbers[name], metric))
-            yield family
-        queues = [(name, values(stats, OF_QUEUE)) for name, stats in survey.queues]
-        for name, metric in OF_QUEUE.items():
-            family = _family("broker_queue", name, metric, "queue")
-            for queue, numbers in queues:
-                family.add_metric([queue], _scaled(numbers[name], metric))
-            yield family
-        yield GaugeMetricFamily(
-            "broker_queues_left_out",
-            f"Queues that have no series here, because more than {MOST} are asked for: ask for fewer (?queue=PATTERN).",
-            survey.left_out,
-        )
-
-
-def _family(prefix: str, name: str, metric: Metric, *labels: str) -> Family:
-    """An empty family."""
-    unit = _units.get(metric.unit, "")
-    make = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-    return make(family_name(prefix, name, metric), metric.help, labels=labels, unit=unit)
+    return exposed(survey, exact)
 
 
 def family_name(prefix: str, name: str, metric: Metric) -> str:
     """What a number is called, as Prometheus's users expect it: with what is counted, and in base units."""
     if metric.unit == "messages":
         return f"{prefix}_messages_{name}"
-    unit = _units.get(metric.unit)
+    unit = UNITS.get(metric.unit)
     return f"{prefix}_{name}" if unit is None else f"{prefix}_{name.removesuffix('_ms')}_{unit}"
-
-
-def _scaled(number: int, metric: Metric) -> float:
-    return number / 1000 if metric.unit == "milliseconds" else number
