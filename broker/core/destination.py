@@ -23,6 +23,8 @@ class Kind(enum.Enum):
     TOPIC = "topic"
     #: The delayed messages of ten seconds; the name is the number of that stretch of time since 1970.
     SLOT = "slot"
+    #: What a replay has done so far; the name is its number.
+    REPLAY = "replay"
 
 
 class Destination(msgspec.Struct, frozen=True, array_like=True):

@@ -46,7 +46,8 @@ class Log:
     destination: Destination
     #: 0 until it is defined.
     id: int = 0
-    lanes: dict[int, Lane] = attrs.field(factory=dict)
+    #: By priority and run.
+    lanes: dict[tuple[int, int], Lane] = attrs.field(factory=dict)
     bound: dict[Queue, Binding] = attrs.field(factory=dict)
     #: Its queue was deleted while others read it: used again, that queue reads it from then on.
     ownerless: bool = False
@@ -67,6 +68,8 @@ class Directory:
         self.cautious = False
         #: The readers of delayed messages, each the queue of its own slot.
         self.slots: dict[str, Queue] = {}
+        #: The readers of what replays have done, each the queue of its own record.
+        self.replays: dict[str, Queue] = {}
         #: Those of the queues in memory.
         self.readers: dict[int, Reader] = {}
         self.follow(policies)
@@ -144,13 +147,18 @@ class Directory:
         """The queue whose own log `destination` is."""
         if destination.kind is Kind.QUEUE:
             return self.queue(destination.name)
-        slot = self.slots.get(destination.name)
-        if slot is None:
-            slot = self.slots[destination.name] = Queue(
+        own = self._of_kind(destination.kind)
+        queue = own.get(destination.name)
+        if queue is None:
+            queue = own[destination.name] = Queue(
                 destination.name, destination, self.policies.default, ration=self.ration
             )
-            slot.id = self.log(destination).id
-        return slot
+            queue.id = self.log(destination).id
+        return queue
+
+    def _of_kind(self, kind: Kind) -> dict[str, Queue]:
+        """The queues whose own logs are of this kind."""
+        return self.slots if kind is Kind.SLOT else self.replays if kind is Kind.REPLAY else self.queues
 
     def keep(self, queue: Queue, message: Message) -> tuple[Reader, int]:
         """Put a message at the end of what `queue` keeps in memory only; the reader there, and its number."""
@@ -172,18 +180,21 @@ class Directory:
         ids = range(MAX_READERS - self._volatile, MAX_READERS)
         return [reader.queue for reader in map(self.readers.get, ids) if reader is not None and reader.waiting]
 
-    def lane(self, log: Log, priority: int) -> Lane:
-        """The lane of `log` for `priority`, made if it is not there."""
+    def lane(self, log: Log, priority: int, run: int = 0) -> Lane:
+        """The lane of `log` for `priority` and `run`, made if it is not there."""
         if log.ownerless:
             self._own_again(log)
-        lane = log.lanes.get(priority)
+        lane = log.lanes.get((priority, run))
         if lane is not None:
             return lane
         if len(log.lanes) >= MAX_LANES:
-            return log.lanes[_nearest(sorted(log.lanes), priority)]
+            there = sorted(known for known, its in log.lanes if its == run)
+            if len(there) >= MAX_LANES:
+                return log.lanes[_nearest(there, priority), run]
         self.define(log)
-        lane = log.lanes[priority] = Lane(self.definitions.next_id("lane"), log.destination, priority)
-        self.definitions.add(DefineLane(lane.id, log.id, priority))
+        lane = Lane(self.definitions.next_id("lane"), log.destination, priority, run=run)
+        log.lanes[priority, run] = lane
+        self.definitions.add(DefineLane(lane.id, log.id, priority, run))
         if log.destination.kind is not Kind.TOPIC:
             self.read(self._own(log.destination), lane, 0)
         for binding in log.bound.values():
@@ -206,7 +217,7 @@ class Directory:
             reader.lane.readers.remove(reader)
             del self.readers[reader.id]
         queue.readers = []
-        del (self.slots if queue.destination.kind is Kind.SLOT else self.queues)[queue.name]
+        del self._of_kind(queue.destination.kind)[queue.name]
         log = self.log(queue.destination)
         log.ownerless = True
         if not log.bound:
@@ -278,10 +289,11 @@ class Directory:
             if resting[stored.destination]:
                 continue
             log = by_id[stored.destination]
-            lane = lanes[stored.id] = Lane(stored.id, log.destination, stored.priority, stored.next, expiring=-1)
+            lane = lanes[stored.id] = Lane(
+                stored.id, log.destination, stored.priority, stored.next, stored.run, expiring=-1
+            )
             sizes[stored.id] = size_of(stored)
-            if stored.run == 0:
-                log.lanes[stored.priority] = lane
+            log.lanes[stored.priority, stored.run] = lane
         for state in inventory.readers:
             if resting[state.queue]:
                 continue
@@ -337,7 +349,9 @@ class Directory:
             return None
         reader = queue.readers[0]
         lane = reader.lane
-        if log.lanes.get(lane.priority) is not lane or len(lane.readers) != 1 or lane.keep >= 0 or not reader.at_rest:
+        if log.lanes.get((lane.priority, 0)) is not lane or len(lane.readers) != 1:
+            return None
+        if lane.keep >= 0 or not reader.at_rest:
             return None
         return AtRest(
             queue=log.id,
@@ -362,7 +376,7 @@ class Directory:
         state, counts = found
         destination = Destination(Kind.QUEUE, name)
         lane = Lane(state.lane, destination, state.priority, state.next, expiring=state.expiring)
-        self.logs[destination] = Log(destination, state.queue, {state.priority: lane})
+        self.logs[destination] = Log(destination, state.queue, {(state.priority, 0): lane})
         queue = self.queues[name] = Queue(name, destination, self.policies.of(name), state.queue, ration=self.ration)
         queue.counts, queue.last_age, queue.cautious = counts, state.last_age, self.cautious
         reader = self._attach(state.reader, queue, lane, state.cursor)

@@ -250,6 +250,8 @@ class Journal:
                         sealed.unseen.setdefault(reader.id, []).append((seq, seq + 1))
             for reader, seq in unit.settles:
                 group.settled.setdefault(reader.id, []).append((seq, seq + 1))
+            for reader, low, high in unit.ranges:
+                group.settled.setdefault(reader.id, []).append((low, high))
             for delivery in unit.acks:
                 group.settled.setdefault(delivery.reader.id, []).append((delivery.seq, delivery.seq + 1))
             for delivery, failure in unit.nacks:

@@ -155,15 +155,22 @@ class Publishing:
 
     # -- where it goes
 
-    def route(self, destination: Destination, message: Message, *, taken: int = 0) -> Route:
+    def route(self, destination: Destination, message: Message, *, taken: int = 0, run: int = 0) -> Route:
         """Where it goes, and what must go for it; `QueueFull` if its queue has no room and makes none.
 
-        `taken`: it was taken long ago, at this stamp, and comes in now whatever its queue holds.
+        `taken`: it was taken long ago, at this stamp, and comes in now whatever its queue holds. `run`: a replay puts
+        it in, into a lane of that number.
         """
-        return self._route(destination, message, self._policy(destination), taken=taken)
+        return self._route(destination, message, self._policy(destination), taken=taken, run=run)
 
     def _route(
-        self, destination: Destination, message: Message, policy: Policy | TopicPolicy, *, taken: int = 0
+        self,
+        destination: Destination,
+        message: Message,
+        policy: Policy | TopicPolicy,
+        *,
+        taken: int = 0,
+        run: int = 0,
     ) -> Route:
         route = Route(destination, message, message.size)
         if message.key and policy.dedup_window:
@@ -200,7 +207,7 @@ class Publishing:
         if kept or retained:
             for queue in kept:
                 queue.room.expect(route.size)
-            lane = self._directory.lane(log, message.priority)
+            lane = self._directory.lane(log, message.priority, run)
             if retained and lane.keep < 0:
                 self.retained(lane)
             if message.expires and (not lane.expiring or message.expires < lane.expiring):

@@ -46,6 +46,8 @@ class Lane:
     priority: int
     #: The number the next message gets; everything below is committed.
     next: int = 0
+    #: 0: what is published; else what replays put in, one at a time for each number (`replays`).
+    run: int = 0
     readers: list[Reader] = attrs.field(factory=list)
     #: False: it lives in memory only, and its readers settle there (topics' live subscribers).
     durable: bool = True

@@ -68,7 +68,7 @@ class Retention:
 
     def _policy(self, lane: Lane) -> Policy | TopicPolicy | None:
         kind, name = lane.destination.kind, lane.destination.name
-        if kind is Kind.SLOT:
+        if kind in (Kind.SLOT, Kind.REPLAY):
             return None
         policies = self._directory.policies
         return policies.of_topic(name) if kind is Kind.TOPIC else policies.of(name)

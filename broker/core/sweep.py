@@ -33,6 +33,8 @@ _LANES = 2_000
 _QUESTIONS = 50
 #: Queues at rest of which nothing is known, looked at in a round.
 _UNKNOWN = 500
+#: What may expire: delayed messages have their time before them, and a replay's record none.
+_KINDS = (Kind.QUEUE, Kind.TOPIC)
 #: Bytes of messages read at a time.
 _READ_BYTES = 256 * 1024
 
@@ -83,7 +85,7 @@ class Sweep:
                 self._log.warn("cannot look for expired messages: {reason}", reason=error.reason)
 
     async def _go_round(self) -> None:
-        logs = [log for log in self._directory.logs.values() if log.lanes and log.destination.kind is not Kind.SLOT]
+        logs = [log for log in self._directory.logs.values() if log.lanes and log.destination.kind in _KINDS]
         for log in logs:
             for lane in list(log.lanes.values()):
                 await self._rest()

@@ -37,6 +37,8 @@ class Unit:
     size: int
     #: Settled with it, at once when it is committed.
     settles: list[tuple[Reader, int]] = attrs.field(factory=list)
+    #: The same for whole ranges.
+    ranges: list[tuple[Reader, int, int]] = attrs.field(factory=list)
     #: Settled and given back by a transaction, once it is committed.
     acks: list[Delivery] = attrs.field(factory=list)
     nacks: list[tuple[Delivery, Failure | None]] = attrs.field(factory=list)

@@ -69,6 +69,9 @@ class Load:
         self._logs: dict[tuple[str, int, int], _Log] = {}
         self._log: _Log | None = None
         self._slot = False
+        #: The destinations that were there before, and whether what is loaded is what a replay has done elsewhere.
+        self._there = set(self._by_name)
+        self._elsewhere = False
         self._group = Group()
         self._size = 0
         self._shift = 0
@@ -150,6 +153,8 @@ class Load:
             raise BadDump("this log was there before")
         destination = self._known(line.destination)
         self._slot = line.destination.startswith(f"/{Kind.SLOT.value}/")
+        replay = line.destination.startswith(f"/{Kind.REPLAY.value}/")
+        self._elsewhere = replay and (bool(self._shift) or line.destination in self._there)
         lanes = self._ledger.lanes_of(destination)
         lane = next((lane for lane in lanes if (lane.priority, lane.run) == key[1:]), None)
         if lane is None:
@@ -226,6 +231,9 @@ class Load:
         log = self._log
         if log is None:
             raise BadDump("a message comes before the line of its log")
+        if self._elsewhere:  # positions in logs that are not these
+            self.messages += 1
+            return
         message = from_entry(line)
         if self._shift:
             message = msgspec.structs.replace(message, stamp=message.stamp + self._shift)

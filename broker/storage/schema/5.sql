@@ -1,0 +1,3 @@
+-- Version 5: replays. `destination.kind` may be "replay", a log of what one replay has done so far, and `lane.run` is no
+-- longer 0 only: lanes of other numbers hold what replays put in. No table changes, but a broker that knows neither must
+-- not open the file.
