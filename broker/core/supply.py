@@ -29,9 +29,13 @@ from broker.errors import BrokerError, Stopping, StoreUnavailable
 MAX_PER_TURN = 500
 #: Bytes asked of the store at a time, or less where memory is short.
 READ_BYTES = 256 * 1024
-#: Seconds after its last use until a queue keeps no message in memory.
+#: Seconds after its last use until a queue comes to rest.
 KEEP = 60.0
-#: Queues that come to rest in one reactor turn: 10 us each.
+#: Queues used lately, at most; those beyond come to rest sooner, the one used longest ago first. One that was read
+#: takes 2 to 3 KB beside its window, so that these take 30 MB, however many are used in a minute.
+MOST_USED = 10_240
+_KEEP_BEYOND = 1.0
+#: Queues looked at in one reactor turn: 10 us for each that comes to rest.
 _MAX_EVICTED = 1_000
 #: Loans ended in one reactor turn.
 _MAX_LAPSES = 500
@@ -68,8 +72,10 @@ class Supply:
         self._alarm_at = 0
         self._later: dict[Queue, IDelayedCall] = {}
         self._lookers: dict[Queue, list[Deferred[None]]] = {}
-        #: Queues used lately, or waiting for the end of their ``max_idle``, with the time of their last use (us).
-        self._used: dict[Queue, int] = {}
+        #: Queues used lately with the time of their last use (us), the one longest ago first.
+        self._used: OrderedDict[Queue, int] = OrderedDict()
+        #: Those of the others that wait for the end of their ``max_idle``.
+        self._idle: Deadlines[Queue] = Deadlines()
         self._sweep: IDelayedCall | None = None
         #: Queues for which something was loaded, the one longest ago first.
         self._held: OrderedDict[Queue, None] = OrderedDict()
@@ -81,15 +87,36 @@ class Supply:
         #: True while a read of the store is being asked for.
         self._fetching = False
         self._stopped = False
+        #: Queues that are being pumped at this moment; True: once more.
+        self._pumping: dict[Queue, bool] = {}
         #: The last token given to a loan. Two runs of the broker begin 2**40 apart at random: none comes twice.
         self._tokens = random.randrange(1 << 40, 1 << 52)
 
     # -- pumping
 
     def pump(self, queue: Queue) -> None:
-        """Deliver what can be delivered now, and fetch what is lacking for more."""
-        if self._stopped or queue in self._resting:
+        """Deliver what can be delivered now, and fetch what is lacking for more.
+
+        A consumer that wants the next message at once asks from within: then the pump under way goes round again. Were
+        it to pump itself, fifty connections that wait for the same commit would be too deep for the stack.
+        """
+        pumping = self._pumping
+        if queue in pumping:
+            pumping[queue] = True
             return
+        pumping[queue] = True
+        try:
+            while pumping[queue]:
+                pumping[queue] = False
+                if not self._round(queue):
+                    return
+        finally:
+            del pumping[queue]
+
+    def _round(self, queue: Queue) -> bool:
+        """One round of `pump`; False: the next has to wait."""
+        if self._stopped or queue in self._resting:
+            return False
         queue.lacks.clear()
         for _ in range(MAX_PER_TURN):
             delivery = queue.pair(self._now())
@@ -104,10 +131,10 @@ class Supply:
                 self._log.failure("a consumer of {queue} failed", queue=queue.name)
         else:
             self.pump_soon(queue)
-            return
+            return False
         self.fetch(queue)
         if queue.unfinished:
-            return
+            return True
         if queue.rate.resting_until > self._now():
             self.pump_soon(queue, (queue.rate.resting_until - self._now()) / 1e6)
         if not queue.lacks:
@@ -115,6 +142,7 @@ class Supply:
         elif self._journal.stuck and not any(scan.loading for scan in queue.lacks):
             queue.miss(StoreUnavailable(self._journal.stuck))
         self.looked(queue)
+        return True
 
     def pump_soon(self, queue: Queue, seconds: float = 0.0) -> None:
         """Pump in a later reactor turn."""
@@ -302,8 +330,14 @@ class Supply:
     def notice(self, queue: Queue) -> None:
         """Somebody speaks of the queue: it stays in memory for a while."""
         self._used[queue] = self._now()
-        if self._sweep is None and not self._stopped:
+        self._used.move_to_end(queue)
+        self._idle.discard(queue)
+        if self._stopped:
+            return
+        if self._sweep is None:
             self._sweep = self._clock.callLater(KEEP, self._evict)
+        if len(self._used) > MOST_USED and self._sweep.getTime() > self._clock.seconds() + _KEEP_BEYOND:
+            self._sweep.reset(_KEEP_BEYOND)
 
     def rest(self, queue: Queue) -> bool:
         """Keep no more of the queue in memory than must be; False if it is not at rest."""
@@ -326,30 +360,40 @@ class Supply:
         self._sweep = None
         now = self._now()
         left = _MAX_EVICTED
-        for queue, used in list(self._used.items()):
-            busy = not queue.idle or queue in self._later or queue in self._lookers or queue in self._resting
-            if busy or now - used < KEEP * 1e6:
-                continue
-            longest = queue.policy.max_idle * 1000
-            goes = now - used >= longest > 0 and not queue.waiting and not self._directory.connected(queue)
-            if longest and not queue.used and not goes:
-                continue
-            left -= 1
-            if left < 0:
+        while self._used and left:
+            queue, used = next(iter(self._used.items()))
+            if now - used < (KEEP if len(self._used) <= MOST_USED else _KEEP_BEYOND) * 1e6:
                 break
-            if queue.used:
-                queue.used = 0
-                for reader in queue.readers:
-                    reader.evict()
-            if not longest:
-                self._directory.forget(queue)
-                if not self.rest(queue):
-                    self._used[queue] = now
-            elif goes:
+            left -= 1
+            if not queue.idle or queue in self._later or queue in self._lookers or queue in self._resting:
+                self._used[queue] = now
+                self._used.move_to_end(queue)
+            else:
                 del self._used[queue]
+                self._let_go(queue, used)
+        for queue in self._idle.due(now, _MAX_EVICTED):
+            if not queue.policy.max_idle:
+                self.notice(queue)
+            elif queue.waiting or not queue.idle or self._directory.connected(queue):
+                self._idle.set(queue, now + int(KEEP / 4 * 1e6))
+            else:
                 self.unused(queue)
-        if self._used:
-            self._sweep = self._clock.callLater(0 if left < 0 else KEEP / 4, self._evict)
+        if self._used or self._idle:
+            pause = KEEP if len(self._used) <= MOST_USED else _KEEP_BEYOND
+            self._sweep = self._clock.callLater(pause / 4 if left else 0, self._evict)
+
+    def _let_go(self, queue: Queue, used: int) -> None:
+        """A queue was not used since `used`, and there is nothing that it waits for."""
+        if queue.used:
+            queue.used = 0
+            for reader in queue.readers:
+                reader.evict()
+        if queue.policy.max_idle:
+            self._idle.set(queue, used + queue.policy.max_idle * 1000)
+            return
+        self._directory.forget(queue)
+        if not self.rest(queue):
+            self._used[queue] = self._now()
 
     def stop(self) -> None:
         """Deliver nothing more, and leave no timer behind."""

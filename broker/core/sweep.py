@@ -85,8 +85,10 @@ class Sweep:
                 self._log.warn("cannot look for expired messages: {reason}", reason=error.reason)
 
     async def _go_round(self) -> None:
-        logs = [log for log in self._directory.logs.values() if log.lanes and log.destination.kind in _KINDS]
-        for log in logs:
+        for destination in list(self._directory.logs):  # their names: a queue may come to rest before its turn
+            log = self._directory.logs.get(destination)
+            if log is None or destination.kind not in _KINDS:
+                continue
             for lane in list(log.lanes.values()):
                 await self._rest()
                 if self._stopped:

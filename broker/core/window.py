@@ -7,8 +7,6 @@ All windows of a broker share one `Budget`.
 
 from __future__ import annotations
 
-from collections import deque
-
 from broker.core.message import OVERHEAD, Message, unpack
 
 
@@ -55,7 +53,8 @@ class Window:
 
     def __init__(self, budget: Budget, end: int = 0) -> None:
         self._budget = budget
-        self._runs: deque[_Run] | None = None
+        # A list: a deque takes 760 bytes for its first element, and of 2,500 runs the first one goes in 1 us.
+        self._runs: list[_Run] | None = None
         #: The number after the last one known here.
         self.end = end
         self.bytes = 0
@@ -107,7 +106,7 @@ class Window:
                     run.data = b""
                     self._count(run, run.count * OVERHEAD)
                 return seq, run.messages[seq - run.base]
-            runs.popleft()
+            del runs[0]
             self._count(run, -run.size)
         self._runs = None
         return None
@@ -121,7 +120,7 @@ class Window:
 
     def _push(self, run: _Run) -> None:
         if self._runs is None:
-            self._runs = deque()
+            self._runs = []
         self._runs.append(run)
         self.end = run.base + run.count
         size, run.size = run.size, 0

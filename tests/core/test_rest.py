@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from broker.core import supply
 from broker.core.broker import Broker
 from broker.core.destination import queue, topic
 from broker.core.policy import Policies, Policy, Rule
@@ -60,6 +61,33 @@ def test_who_has_not_used_it_for_a_while_finds_it_as_it_was() -> None:
     assert after.oldest_ms == LONG * 1000 - 1, "the second message came a microsecond later"
     assert [bench.body("q") for _ in range(5)] == [b"b", b"c", b"d", b"e", None]
     assert bench.broker.queue_stats("q").settled == 5
+
+
+def test_of_very_many_those_used_longest_ago_come_to_rest_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supply, "MOST_USED", 3)
+    bench = Bench()
+    for n in range(5):
+        put(bench, f"q{n}", "a")
+    held = result(start(bench.broker.take("q0")))
+    assert held is not None
+    looked = start(bench.broker.peek("q1"))
+    bench.turn(2)
+    assert result(looked) is not None
+    assert awake(bench) == {"q0", "q1", "q4"}, "q2 and q3 were used longest ago, of those with nothing on loan"
+    result(bench.broker.ack([held]))
+    assert [bench.body(f"q{n}") for n in range(5)] == [None, b"a", b"a", b"a", b"a"]
+    bench.turn(2)
+    assert len(awake(bench)) == 3
+
+
+def test_a_policy_that_no_longer_lets_queues_go_is_followed() -> None:
+    bench = Bench(policy=Policies(Policy(), [Rule("q", {"max_idle": 300_000})]))
+    put(bench, "q", "a")
+    assert bench.body("q") == b"a"
+    bench.turn(LONG)
+    _ = start(bench.broker.reload(Policies(Policy())))
+    bench.turn(400)
+    assert "q" in awake(bench) | resting(bench)
 
 
 def test_it_does_not_rest_while_anything_of_it_is_odd() -> None:
