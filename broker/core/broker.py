@@ -82,7 +82,7 @@ class Broker(Overview):
         super().__init__(Directory(self.policies_with(self._said), self._budget), Wall(wall, clock.seconds))
         self._journal = Journal(store, clock, self._directory.definitions, self._budget.allowance, self._committed)
         self._supply = Supply(store, clock, self.now, self._directory, self._journal, self.stats)
-        self._settlement = Settlement(store, self.now, self._directory, self._journal, self._supply, self.stats)
+        self._settlement = Settlement(store, clock, self.now, self._directory, self._journal, self._supply, self.stats)
         self._publishing = Publishing(self._directory, self._journal, self.stats, clock, self.now, self._supply.changed)
         self._delays = Delays(store, clock, self.now, self._directory, self._journal, self._publishing)
         self._moving = Moving(
@@ -163,6 +163,7 @@ class Broker(Overview):
         self._publishing.stopping = True
         self._publishing.waiting.stop()
         self._supply.stop()
+        self._settlement.stop()
         self._moving.stop()
         self._delays.stop()
         await self._sweep.stop()
@@ -368,8 +369,8 @@ class Broker(Overview):
         return self._settlement.reject(deliveries)
 
     def release(self, deliveries: Iterable[Delivery]) -> None:
-        """Give back without counting as failed; those no longer on loan are passed over."""
-        self._settlement.give_back(deliveries, counted=False)
+        """Give back without counting as failed, of very many the first now; those no longer on loan are passed over."""
+        self._settlement.release(deliveries)
 
     def settle(self, delivery_id: int) -> Deferred[None]:
         """Settle by id, waiting or on loan to anybody; fires when it is on disk. `NotFound` if there is none."""

@@ -5,10 +5,12 @@ What is true in memory at once rides to the disk with the next group; only a tra
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from broker.core.delivery import Delivery
@@ -24,6 +26,9 @@ from broker.core.transaction import Nack, Transaction
 from broker.core.unit import Unit
 from broker.errors import NotFound
 
+#: Loans given back in one reactor turn; a connection that is lost may leave 65,536.
+_MAX_GIVEN_BACK = 1_000
+
 
 @attrs.define(eq=False)
 class Settlement:
@@ -32,11 +37,15 @@ class Settlement:
     _log = Logger()
 
     _store: IStore
+    _clock: IReactorTime
     _now: Callable[[], int]
     _directory: Directory
     _journal: Journal
     _supply: Supply
     _stats: BrokerStats
+    #: Still to be given back, in later reactor turns.
+    _returning: deque[Delivery] = attrs.field(factory=deque, init=False)
+    _return: IDelayedCall | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._supply.lapsed = self._lapsed
@@ -79,10 +88,31 @@ class Settlement:
         self._changed(_queues(acked))
         return self._journal.durable()
 
+    def release(self, deliveries: Iterable[Delivery]) -> None:
+        """`Broker.release`."""
+        self._returning.extend(deliveries)
+        if self._return is None:
+            self._give_back_some()
+
+    def _give_back_some(self) -> None:
+        self._return = None
+        some = min(_MAX_GIVEN_BACK, len(self._returning))
+        self.give_back([self._returning.popleft() for _ in range(some)], counted=False)
+        if self._returning:
+            self._return = self._clock.callLater(0, self._give_back_some)
+
+    def stop(self) -> None:
+        """What is still to be given back is, at once: the store is to know."""
+        if self._return is not None:
+            self._return.cancel()
+            self._return = None
+        self.give_back(self._returning, counted=False)
+        self._returning.clear()
+
     def give_back(
         self, deliveries: Iterable[Delivery], *, counted: bool, reason: str = "", delay: int | None = None
     ) -> None:
-        """`Broker.nack` (`counted`) and `Broker.release`."""
+        """`Broker.nack` (`counted`), and what `release` does piece by piece."""
         given = []
         for delivery in deliveries:
             if not delivery.on_loan:

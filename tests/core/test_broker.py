@@ -353,6 +353,29 @@ def test_what_a_gone_subscription_had_stays_on_loan_until_it_is_given_back(bench
     assert bench.body("q") == b"1"
 
 
+def test_a_connection_that_is_lost_gives_a_bounded_number_back_in_one_turn(bench: Bench) -> None:
+    subscription, got = subscribe(bench, "q", prefetch=10_000)
+    publish(bench, "q", *(f"{n}" for n in range(2_500)))
+    bench.turn()
+    bench.broker.unsubscribe(subscription)
+    bench.broker.release(got)
+    assert bench.broker.queue_stats("q").on_loan == 1_500
+    bench.turn()
+    assert bench.broker.queue_stats("q").on_loan == 0
+    _, again = subscribe(bench, "q", prefetch=10_000)
+    bench.turn()
+    assert bodies(again) == bodies(got)
+
+
+def test_whoever_stops_gives_everything_back_at_once(bench: Bench) -> None:
+    publish(bench, "q", *(f"{n}" for n in range(1_500)))
+    _, got = subscribe(bench, "q", prefetch=10_000)
+    bench.turn()
+    bench.broker.release(got)
+    _ = start(bench.broker.stop())
+    assert bench.broker.queue_stats("q").on_loan == 0
+
+
 def test_a_consumer_that_fails_does_not_stop_the_others(bench: Bench) -> None:
     from tests.support import flush_logged_errors
 
