@@ -333,3 +333,26 @@ def test_an_ack_of_many_makes_one_commit() -> None:
     before = bench.memory.commits
     result(bench.broker.ack(got))
     assert (len(got), bench.memory.commits - before) == (10, 1)
+
+
+def test_hundreds_that_wait_for_one_commit_and_ask_again_at_once_are_all_served() -> None:
+    bench = Bench()
+    got: list[str] = []
+
+    async def consume() -> None:
+        for _ in range(3):
+            delivery = await bench.broker.take("q", wait=60)
+            assert delivery is not None
+            got.append(delivery.message.body.decode())
+
+    waiting = [start(consume()) for _ in range(200)]
+    bodies = [str(number) for number in range(600)]
+    bench.memory.hold = True
+    for body in bodies:
+        _ = bench.broker.publish(queue("q"), text(body))
+    while bench.memory.held is not None:
+        bench.memory.release_commit()
+        bench.turn()
+    for one in waiting:
+        result(one)
+    assert got == bodies
