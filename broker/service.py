@@ -54,6 +54,7 @@ from broker.memcache.dialect import DIALECTS
 from broker.memcache.server import MemcacheFactory
 from broker.memcache.status import ServerStatus, StatusFile
 from broker.options import Options
+from broker.reactor import install
 from broker.reload import Reloading
 from broker.settings import Settings
 from broker.stomp.flavour import FLAVOURS
@@ -79,6 +80,9 @@ class IBrokerReactor(IReactorCore, IReactorFromThreads, IReactorSocket, IReactor
 
 def makeService(options: Options) -> BrokerService:
     """twistd's entry. Ends the process with a line on standard error and status 1 if the broker cannot start."""
+    stock = install()
+    if stock:
+        _log.info("Twisted's own reactor: {why}", why=stock)
     from twisted.internet import reactor as installed
 
     reactor = cast(IBrokerReactor, installed)

@@ -15,13 +15,23 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from broker.reactor import install
 from tests.support import logged_errors
+
+# The reactor twistd gives the broker, before pytest-twisted installs Twisted's own; BROKER_STOCK_REACTOR=1 keeps that.
+_stock = install()
 
 # In CI the same examples every time: a change is judged by what it changes. Others are looked for at everybody's desk,
 # and by script/fuzz and script/soak.
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+
+def pytest_report_header() -> str:
+    """Which reactor the tests run on."""
+    return f"reactor: Twisted's own, {_stock}" if _stock else "reactor: lean"
+
 
 #: Reactor turns in which closed sockets, and calls that are due, may go away; trial gives two.
 TURNS = 20
@@ -31,6 +41,8 @@ TURNS = 20
 def _observe(event: LogEvent) -> None:
     if event.get("log_failure") is not None:
         logged_errors.append(event)
+    elif event.get("failure") is not None:  # Twisted's older way: what a protocol raises, and its reactor logs
+        logged_errors.append({**event, "log_failure": event["failure"]})
 
 
 def _open() -> tuple[set[object], set[object]]:
