@@ -19,23 +19,18 @@ STOCK = "BROKER_STOCK_REACTOR"
 
 def install(environment: Mapping[str, str] = os.environ) -> str:
     """Install the lean reactor if nothing is against it; return why Twisted's own is used, empty if it is not."""
-    why = _why_not(environment)
-    if not why:
-        from broker.lean import LeanReactor
-
-        installReactor(LeanReactor())
-    return why
-
-
-def _why_not(environment: Mapping[str, str]) -> str:
-    if "twisted.internet.reactor" in sys.modules:
-        if any(one.__name__ == "LeanReactor" for one in type(sys.modules["twisted.internet.reactor"]).__mro__):
-            return ""
-        return "it was there already, by --reactor for one"
+    installed = sys.modules.get("twisted.internet.reactor")
+    if installed is not None:
+        lean = sys.modules.get("broker.lean")  # not imported without need: there may be no epoll
+        is_lean = lean is not None and isinstance(installed, lean.LeanReactor)
+        return "" if is_lean else "it was there already, as with --reactor"
     if environment.get(STOCK, "0") not in ("", "0"):
         return f"{STOCK} is set"
     if not hasattr(select, "epoll"):
-        return "the lean one needs epoll, which is Linux's"
+        return "the lean one needs Linux's epoll"
     if twisted.__version__ not in TESTED:
         return f"the lean one was tested with Twisted {' and '.join(TESTED)}, this is {twisted.__version__}"
+    from broker.lean import LeanReactor
+
+    installReactor(LeanReactor())
     return ""
