@@ -1,0 +1,292 @@
+"""Workers as processes, against a broker: what is on loan, and what becomes of it however they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.stages.support import Http, Worker, data_of
+from tests.support import Twistd
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with Twistd(tmp_path_factory.mktemp("data"), "--data=:memory:") as twistd:
+        yield f"http://127.0.0.1:{twistd.ports()['HTTP']}"
+
+
+@pytest.fixture
+def http(url: str) -> Iterator[Http]:
+    one = Http(url)
+    yield one
+    for channel in one.ask("GET", "/channels")["channels"]:
+        one.ask("DELETE", f"/channels/{channel}?config=1")
+    one.close()
+
+
+#: A stage that says when it has begun, and ends when it is told to.
+SLOW = """
+    import json, urllib.request
+    def ask(path, body=None):
+        return urllib.request.urlopen(os.environ["BROKER_URL"] + path, body, timeout=30).read()
+    def slow(event):
+        ask("/channels/begun", event.raw)
+        ask("/channels/go?wait=30&ack=auto")
+        return event
+"""
+
+
+def flow_of(said: str, function: str = "slow", grace: float = 25) -> str:
+    """A flow of one stage."""
+    return f"""
+    f = Pipeline("f", grace={grace})
+    f.stage({said})({function})
+    f.run()
+"""
+
+
+def test_outputs_and_ack_become_true_and_everything_says_where_it_comes_from(http: Http, tmp_path: Path) -> None:
+    program = """
+        import json
+        f = Pipeline("indexer", retain=60)
+        @f.stage("raw", to="docs", concurrency=2)
+        def parse(event):
+            try:
+                return json.loads(event.raw)
+            except ValueError as error:
+                raise Reject(f"not JSON: {error}")
+        @f.stage("docs", to="words", mode="process", concurrency=2)
+        def split(event):
+            for word in event.data["text"].split():
+                yield {"word": word}
+        @f.stage("words", to="out", batch=10)
+        async def shout(events):
+            return [event.child(event.data["word"].upper()) for event in events]
+        f.run()
+    """
+    with Worker(http.url, tmp_path, program) as worker:
+        http.ask(
+            "POST", "/channels/raw", b'{"text": "a b c"}', fields={"ce-id": "r1", "ce-source": "/s", "ce-type": "t"}
+        )
+        http.ask("POST", "/channels/raw", b"no")
+        assert sorted(http.get("out", 3)) == ["A", "B", "C"]
+        (dead,) = http.events("raw.dead")
+        assert dead["deadreason"].startswith("not JSON")
+        assert dead["data"] == "no"
+        assert "Traceback" not in worker.stop()
+    words = [message["event"] for message in http.look("words", "done")]
+    assert [word["data"]["word"] for word in words] == ["a", "b", "c"]
+    for word in words:
+        assert word.items() >= {"rootid": "r1", "stage": "split", "codeversion": "v1"}.items()
+    assert http.counts("raw") == http.counts("docs") == http.counts("words") == (0, 0)
+    (definition,) = http.ask("GET", "/topics/flow%2Findexer/messages")["messages"]
+    assert [stage["name"] for stage in definition["event"]["data"]["stages"]] == ["parse", "split", "shout"]
+    assert definition["event"]["data"]["wanted"] == "v1"
+
+
+def test_an_input_that_kills_its_process_runs_alone_before_it_is_dead(http: Http, tmp_path: Path) -> None:
+    program = """
+        f = Pipeline("f")
+        def stage(event):
+            if event.data == "killer":
+                os.kill(os.getpid(), 9)
+            if event.data == "leaver":
+                os._exit(3)
+            return event
+        rules = {"retries": 5, "backoff": [0.05], "lease": 2}
+        f.stage("in", to="out", name="threads", **rules)(stage)
+        f.stage("in2", to="out", name="processes", mode="process", **rules)(stage)
+        @f.stage("in3", to="out", batch=10, **rules)
+        def batches(events):
+            return [output for event in events if (output := stage(event))]
+        f.run()
+    """
+    for channel in ("in", "in2", "in3"):
+        for word in ("killer", "good", "leaver"):
+            http.put(channel, word)
+    with Worker(http.url, tmp_path, program) as worker:
+        dead = [one for channel in ("in", "in2", "in3") for one in http.events(f"{channel}.dead", 2)]
+        assert http.get("out", 3) == ["good"] * 3
+        said = worker.stop()
+    # where others share the process, what they kill may have been theirs for a moment only, until its lease ended
+    assert {(one["data"], one["deadreason"].partition(", at attempt")[0]) for one in dead} == {
+        ("killer", "killed its process (signal 9), alone in it"),
+        ("leaver", "ended its process (status 3), alone in it"),
+    }
+    assert "a process of workers died: killed (signal 9); it is started again" in said
+
+
+def test_sigterm_lets_what_was_begun_be_finished_and_takes_nothing_more(http: Http, tmp_path: Path) -> None:
+    program = SLOW + flow_of('"in", to="out"')
+    with Worker(http.url, tmp_path, program) as worker:
+        http.put("in", 1)
+        http.get("begun")
+        http.put("in", 2)
+        worker.process.terminate()
+        http.put("go", 1)
+        assert worker.process.wait(20) == 0
+    assert http.get("out") == [1]
+    assert data_of(http.look("in")) == [2]
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_what_is_not_finished_in_time_is_given_back_as_not_tried(http: Http, tmp_path: Path, twice: bool) -> None:
+    grace = 30 if twice else 0.1
+    program = SLOW + flow_of('"in", to="out", lease=60', grace=grace)
+    with Worker(http.url, tmp_path, program) as worker:
+        http.put("in", 1)
+        http.get("begun")
+        worker.process.terminate()
+        while twice and worker.process.poll() is None:
+            worker.process.terminate()
+            try:
+                worker.process.wait(0.2)
+            except Exception:
+                continue
+        assert "gave back 1 inputs" in "".join(worker.process.communicate(timeout=20))
+    (message,) = http.look("in")
+    assert (message["state"], message["attempts"]) == ("ready", 0)
+
+
+def test_a_lease_is_touched_while_the_stage_runs(http: Http, tmp_path: Path) -> None:
+    program = SLOW + flow_of('"in", to="out", lease=1')
+    with Worker(http.url, tmp_path, program) as worker:
+        http.put("in", 1)
+        http.get("begun")
+        # nobody else gets it, for longer than its lease
+        assert http.ask("POST", "/channels/in/lease?wait=2") is None
+        http.put("go", 1)
+        assert http.get("out") == [1]
+        worker.stop()
+
+
+@pytest.mark.parametrize("mode", ["thread", "async"])
+def test_of_an_input_whose_lease_is_lost_nothing_goes_out(http: Http, tmp_path: Path, mode: str) -> None:
+    program = SLOW
+    if mode == "async":
+        program += """
+    import asyncio
+    async def waits(event):
+        if event.data == "first":
+            ask("/channels/begun", event.raw)
+            try:
+                await asyncio.sleep(30)
+            finally:
+                ask("/channels/cancelled", b"x")
+        return event
+"""
+    else:
+        program += "\n    def waits(event): return slow(event) if event.data == 'first' else event\n"
+    program += flow_of('"in", to="out", lease=1', "waits")
+    with Worker(http.url, tmp_path, program) as worker:
+        http.put("in", "first")
+        http.get("begun")
+        http.ask("DELETE", "/channels/in")
+        if mode == "async":
+            http.get("cancelled")
+        else:
+            http.put("go", 1)
+        http.put("in", "second")
+        assert http.get("out") == ["second"]
+        assert "is lost" in worker.stop()
+
+
+def test_a_full_channel_holds_up_the_stage_and_what_will_never_fit_is_dead(http: Http, tmp_path: Path) -> None:
+    program = """
+        f = Pipeline("f")
+        @f.stage("in", to="out", batch=5, retries=0)
+        def double(events):
+            return [event.child(n) for event in events for n in range(event.data)]
+        f.run()
+    """
+    http.configure("out", max_messages=2)
+    for count in (1, 1, 1, 2):
+        http.put("in", count)
+    with Worker(http.url, tmp_path, program) as worker:
+        # the first two go out, the others stay on loan until there is room
+        assert http.get("out", 5) == [0, 0, 0, 0, 1]
+        http.put("in", 3)
+        (dead,) = http.events("in.dead", wait=30)
+        assert dead["deadreason"] == "its 3 outputs are more than channel out ever holds"
+        assert "waits: 507" in worker.stop()
+    assert http.counts("in") == (0, 0)
+
+
+def test_a_process_that_takes_too_long_is_killed_and_a_coroutine_cancelled(http: Http, tmp_path: Path) -> None:
+    program = """
+        import asyncio, time
+        f = Pipeline("f")
+        @f.stage("in", mode="process", timeout=0.3, retries=0, backoff=[0.05])
+        def hangs(event):
+            time.sleep(60)
+        @f.stage("in2", timeout=0.3, retries=0)
+        async def waits(event):
+            await asyncio.sleep(60)
+        f.run()
+    """
+    with Worker(http.url, tmp_path, program) as worker:
+        http.put("in", 1)
+        http.put("in2", 1)
+        assert http.events("in2.dead")[0]["deadreason"] == "TimeoutError: it took longer than 0.3 s"
+        assert http.events("in.dead")[0]["deadreason"] == "took longer than 0.3 s"
+        worker.stop()
+
+
+def test_filters_topics_and_several_sources(http: Http, tmp_path: Path) -> None:
+    program = """
+        f = Pipeline("f")
+        f.stage("topic:orders", to="large", name="large", match="data.total >= 100")(lambda event: event)
+        f.stage(["one", "two"], to="both", name="both")(lambda event: event)
+        f.publish("one", 0)
+        f.run()
+    """
+    with Worker(http.url, tmp_path, program) as worker:
+        assert http.get("both") == [0]  # it is there
+        for total in (99, 100):
+            http.ask("POST", "/topics/orders", {"total": total})
+        http.put("two", 2)
+        assert http.get("large") == [{"total": 100}]
+        assert http.get("both") == [2]
+        worker.stop()
+
+
+def test_workers_end_with_the_process_that_looks_after_them(http: Http, tmp_path: Path) -> None:
+    program = (
+        SLOW
+        + """
+    f = Pipeline("f")
+    @f.stage("in", to="out", mode="process")
+    def say(event):
+        return os.getpid()
+    f.run()
+"""
+    )
+    with Worker(http.url, tmp_path, program) as worker:
+        http.put("in", 1)
+        (pid,) = http.get("out")
+        os.kill(worker.process.pid, signal.SIGKILL)
+        # its pipes are open as long as one of them lives
+        worker.process.communicate(timeout=20)
+        assert pid != worker.process.pid
+
+
+def test_a_broker_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
+    program = 'f = Pipeline("f")\nf.stage("in", to="out", name="s")(lambda event: event)\nf.run()\n'
+    data = tmp_path / "data"
+    data.mkdir()
+    with Twistd(data) as twistd:
+        port = twistd.ports()["HTTP"]
+    with Worker(f"http://127.0.0.1:{port}", tmp_path, program) as worker:
+        with Twistd(
+            data, f"--http=tcp:{port}:interface=127.0.0.1", "--memcache=0", "--stomp=0", free_ports=False
+        ) as two:
+            two.ports()
+            http = Http(f"http://127.0.0.1:{port}")
+            http.put("in", 1)
+            assert http.get("out") == [1]
+            http.close()
+            worker.stop()
