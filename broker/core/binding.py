@@ -48,10 +48,12 @@ class Binding:
     filter: Filter | None = None
     #: The id of the binding to a pattern of topics that this one follows from; 0: somebody asked for it.
     of: int = 0
+    #: What the source queue settles, this queue settles too (Siberite's cursors).
+    follows: bool = False
 
-    def same(self, policy: BindingPolicy, text: str) -> bool:
+    def same(self, policy: BindingPolicy, text: str, follows: bool) -> bool:
         """True if it has these terms already."""
-        return not self.of and self.policy == policy and self.match == text
+        return not self.of and (self.policy, self.match, self.follows) == (policy, text, follows)
 
     @property
     def match(self) -> str:

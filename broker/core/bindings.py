@@ -44,29 +44,33 @@ class Bindings:
         policy: BindingPolicy,
         match: str,
         start: Mapping[int, int] | None = None,
+        follows: bool = False,
     ) -> bool:
         """Queue `name` reads what matches of `source` from the next commit on; False if it does so already.
 
-        `start`: from which number on it reads which lane, if it does not read it yet. `BadFilter` for a `match` that
-        cannot be compiled, `BadName` for a bad pattern, `BadValue` for an alias and for too many filters.
+        `start`: from which number on it reads which lane, if it does not read it yet. `follows`: what the source queue
+        settles, this one settles too. `BadFilter` for a `match` that cannot be compiled, `BadName` for a bad pattern,
+        `BadValue` for an alias, for too many filters, and where there is nothing to follow.
         """
         for destination in (Destination(Kind.QUEUE, name), source):
             if self._directory.is_alias(destination):
                 raise BadValue(f"{destination.name} is an alias: bind the queues that it stands for")
+        if follows and source.kind is not Kind.QUEUE:
+            raise BadValue(f"{source.name} is a topic and settles nothing: only a queue can be followed")
         pattern = source.kind is Kind.TOPIC and is_pattern(source.name)
         if pattern:
             words_of(source.name)
         filter_ = compile_filter(match) if match else None
         known = self._directory.queues.get(name)
         old = known.bindings.get(source) if known is not None else None
-        if old is not None and old.same(policy, match):
+        if old is not None and old.same(policy, match, follows):
             return False
         if filter_ is not None:
             self._check_filters(source, old, pattern)
         queue, log = self._directory.queue(name), self._directory.log(source)
         if old is not None and not old.of:
             self._forget_pattern(old)
-        binding = self._bind(queue, log, policy, filter_, start=start)
+        binding = self._bind(queue, log, policy, filter_, start=start, follows=follows)
         if pattern:
             self._add_pattern(binding)
             for topic in self.sources(source):
@@ -149,11 +153,13 @@ class Bindings:
         *,
         of: int = 0,
         start: Mapping[int, int] | None = None,
+        follows: bool = False,
     ) -> Binding:
         directory = self._directory
         directory.define(log)
         directory.define(directory.log(queue.destination))
-        binding = Binding(directory.definitions.next_id("binding"), queue, log.destination, policy, filter_, of)
+        id = directory.definitions.next_id("binding")
+        binding = Binding(id, queue, log.destination, policy, filter_, of, follows)
         log.bound[queue] = queue.bindings[log.destination] = binding
 
         def begin() -> list[Definition]:
@@ -172,10 +178,11 @@ class Bindings:
                 if reader.past is not None:
                     past[lane.id] = reader.past[0], reader.past[1].text
                 reader.terms.begin(first[lane.id], policy)
+                reader.follows = follows
+                lane.link()
             language = "match" if binding.match else ""
             owner = directory.log(queue.destination).id
-            define = DefineBinding(binding.id, owner, log.id, first, policy, language, binding.match, of=of, past=past)
-            return [define]
+            return [DefineBinding(binding.id, owner, log.id, first, policy, language, binding.match, follows, of, past)]
 
         directory.definitions.add_later(begin)
         return binding
@@ -227,7 +234,7 @@ class Bindings:
             queue, log = self._directory.queue(logs[define.queue].destination.name), logs[define.source]
             if until is None:
                 filter_ = compile_filter(define.filter_text) if define.filter_text else None
-                binding = Binding(define.id, queue, log.destination, define.policy, filter_, define.of)
+                binding = Binding(define.id, queue, log.destination, define.policy, filter_, define.of, define.follows)
                 log.bound[queue] = queue.bindings[log.destination] = binding
                 if log.destination.kind is Kind.TOPIC and is_pattern(log.destination.name):
                     self._add_pattern(binding)
@@ -235,8 +242,11 @@ class Bindings:
                 for reader in lane.readers:
                     if reader.queue is queue:
                         reader.terms.begin(define.start.get(lane.id, 0), define.policy)
+                        reader.follows = define.follows
                         if lane.id in define.past:
                             end, text = define.past[lane.id]
                             reader.past = end, compile_filter(text)
                         if until is not None:
                             reader.terms.end(until.get(lane.id, 0))
+                if define.follows:
+                    lane.link()

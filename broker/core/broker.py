@@ -32,6 +32,7 @@ from broker.core.overview import Overview
 from broker.core.policy import BindingPolicy, Policies, Policy, Rule
 from broker.core.publishing import Publishing
 from broker.core.queue import Queue
+from broker.core.replays import Replays
 from broker.core.retention import Retention
 from broker.core.route import Published
 from broker.core.settlement import Settlement
@@ -96,6 +97,19 @@ class Broker(Overview):
         self._publishing.retained = self._retention.watch
         self._sweep = Sweep(store, clock, self.now, self._directory, self._journal, self._supply, self.stats)
         self._freeing = Freeing(store, clock, self._retention)
+        #: Jobs that put messages in again.
+        self.replays = Replays(
+            store,
+            clock,
+            self._directory,
+            self._journal,
+            self._publishing,
+            self._browsing,
+            self._retention,
+            self.stats,
+            self._supply.changed,
+            self._settlement.settle,
+        )
 
     # -- life
 
@@ -115,6 +129,7 @@ class Broker(Overview):
         self._warn_of_aliases()
         self._delays.start()
         self._sweep.start()
+        await self.replays.restore()
         self._retention.survey()
         if self._retention:
             self._freeing.wake()
@@ -125,6 +140,7 @@ class Broker(Overview):
             self._directory.cautious = True
             for queue in self._directory.queues.values():
                 queue.cautious = True
+        self.replays.start()
 
     async def reload(self, policies: Policies) -> None:
         """From now on these policies hold, also for queues that are there; a thousand of them a reactor turn."""
@@ -166,6 +182,7 @@ class Broker(Overview):
         self._settlement.stop()
         self._moving.stop()
         self._delays.stop()
+        await self.replays.stop()
         await self._sweep.stop()
         self._directory.wake_reserved()
         for reader in self._directory.readers.values():
@@ -440,11 +457,13 @@ class Broker(Overview):
         *,
         match: str = "",
         since: int | None = None,
+        follows: bool = False,
     ) -> None:
         """`queue` gets what `source` gets, from now on, on these terms; they replace those of an earlier bind.
 
         With `match`, a filter, only what it is true of. `BadFilter` if it cannot be compiled. With `since`, a stamp, a
-        queue that does not read `source` yet begins in its past, as far as that is kept.
+        queue that does not read `source` yet begins in its past, as far as that is kept. With `follows` it is a cursor
+        on the queue that `source` is: what is settled there is settled here too, unless it is on loan here.
         """
         if self._publishing.stopping:
             raise Stopping("the broker is stopping")
@@ -452,7 +471,7 @@ class Broker(Overview):
         for log in self._directory.bindings.sources(source) if since is not None else ():
             for lane in list(log.lanes.values()):
                 start[lane.id] = await self._store.seek(lane.id, since or 0)
-        if self._directory.bindings.bind(check_name(queue), source, policy, match, start):
+        if self._directory.bindings.bind(check_name(queue), source, policy, match, start, follows):
             self.stats.bound += 1
         await self._journal.durable()
 

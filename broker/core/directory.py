@@ -198,7 +198,10 @@ class Directory:
         if log.destination.kind is not Kind.TOPIC:
             self.read(self._own(log.destination), lane, 0)
         for binding in log.bound.values():
-            self.read(binding.queue, lane, 0).terms.begin(0, binding.policy)
+            reader = self.read(binding.queue, lane, 0)
+            reader.terms.begin(0, binding.policy)
+            reader.follows = binding.follows
+        lane.link()
         return lane
 
     def topics(self) -> list[Log]:
@@ -215,6 +218,7 @@ class Directory:
         for reader in queue.readers:
             reader.window.clear(0)
             reader.lane.readers.remove(reader)
+            reader.lane.link()
             del self.readers[reader.id]
         queue.readers = []
         del self._of_kind(queue.destination.kind)[queue.name]
@@ -393,6 +397,7 @@ class Directory:
         log.ownerless = False
         for lane in log.lanes.values():
             self.read(self._own(log.destination), lane, lane.next)
+            lane.link()
 
     def _attach(self, id: int, queue: Queue, lane: Lane, cursor: int) -> Reader:
         """The one place where a reader comes to be; two of one queue on one lane would deliver everything twice."""

@@ -69,6 +69,16 @@ class _Sealed:
     lanes: list[tuple[Lane, int]]
     #: What this group's own messages settle: who must not see them.
     unseen: dict[int, list[Range]]
+    #: What its units settle in queues that follow others.
+    followed: list[tuple[Reader, int, int]] = attrs.field(factory=list)
+
+    def settle(self, reader: Reader, low: int, high: int) -> None:
+        """A unit settles ``low <= seq < high``."""
+        self.group.settled.setdefault(reader.id, []).append((low, high))
+        for follower in reader.followers:
+            for first, end in follower.free(low, high):
+                self.group.settled.setdefault(follower.id, []).append((first, end))
+                self.followed.append((follower, first, end))
 
 
 class Journal:
@@ -133,6 +143,9 @@ class Journal:
             ranges[-1] = (ranges[-1][0], high)
         else:
             ranges.append((low, high))
+        for follower in reader.followers:
+            for first, end in follower.follow(low, high):
+                self.note(follower, first, end)
 
     def fail(self, reader: Reader, seq: int, failure: Failure | None) -> None:
         """Remember what a message has behind it; nothing to do where nothing is stored."""
@@ -249,11 +262,11 @@ class Journal:
                     if reader.queue in append.skipped:
                         sealed.unseen.setdefault(reader.id, []).append((seq, seq + 1))
             for reader, seq in unit.settles:
-                group.settled.setdefault(reader.id, []).append((seq, seq + 1))
+                sealed.settle(reader, seq, seq + 1)
             for reader, low, high in unit.ranges:
-                group.settled.setdefault(reader.id, []).append((low, high))
+                sealed.settle(reader, low, high)
             for delivery in unit.acks:
-                group.settled.setdefault(delivery.reader.id, []).append((delivery.seq, delivery.seq + 1))
+                sealed.settle(delivery.reader, delivery.seq, delivery.seq + 1)
             for delivery, failure in unit.nacks:
                 group.failures[delivery.reader.id, delivery.seq] = failure
         ends = {lane.id: lane.next + len(group.parts[lane.id]) for lane in sizes}
@@ -310,6 +323,8 @@ class Journal:
                     reader.bits.add_range(low, high)
                     reader.bytes -= sum(message.size for message in messages[low - base : high - base])
                 queues.add(reader.queue)
+        for follower, low, high in sealed.followed:
+            follower.follow(low, high)
         self._end(sealed.units, True)
 
         def tell() -> None:

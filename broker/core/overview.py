@@ -76,6 +76,12 @@ class Overview:
         binding = bound.bindings.get(source) if bound is not None else None
         return (binding.policy, binding.match) if binding is not None else None
 
+    def follows(self, queue: str, source: Destination) -> bool:
+        """True if a queue is a cursor on another, and settles what that settles."""
+        bound = self._directory.find(queue)
+        binding = bound.bindings.get(source) if bound is not None else None
+        return binding is not None and binding.follows
+
     def bound(self, source: Destination) -> list[str]:
         """The queues bound to a destination, sorted."""
         log = self._directory.logs.get(source)

@@ -209,7 +209,7 @@ class Queue:
                     if (self.policy.expire_to and self.crowded) or not self.examine(message):
                         break
                     self.expire(reader, seq, message)
-                elif reader.past is not None and reader.unwanted(seq, message):
+                elif (reader.past is not None or reader.leader is not None) and reader.unwanted(seq, message):
                     if not self.examine(message):
                         break
                     reader.settle(seq, message)

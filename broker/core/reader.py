@@ -58,6 +58,14 @@ class Lane:
     #: The earliest moment at which one of its messages expires (us); 0: none does; -1: not known.
     expiring: int = 0
 
+    def link(self) -> None:
+        """Have the readers that follow the lane's own queue settle what that settles."""
+        own = next((reader for reader in self.readers if reader.own), None)
+        for reader in self.readers:
+            reader.leader = own if reader.follows and reader is not own else None
+        if own is not None:
+            own.followers = tuple(reader for reader in self.readers if reader.leader is not None)
+
     def message_id(self, seq: int) -> str:
         """The id of message `seq`, the same for every reader."""
         return f"{self.id}.{seq}" if self.durable else f"memory.{self.id}.{seq}"
@@ -79,9 +87,12 @@ class Reader:
         "crashed_below",
         "delivered",
         "failed",
+        "followers",
+        "follows",
         "id",
         "ids",
         "lane",
+        "leader",
         "on_loan",
         "past",
         "queue",
@@ -117,6 +128,10 @@ class Reader:
         self.ids: dict[int, str] | None = None
         #: Of a binding that began in the past: up to which number the filter is still to be asked.
         self.past: tuple[int, Filter] | None = None
+        #: True if what the lane's own queue settles is settled here too; that queue's reader; and there, who does that.
+        self.follows = False
+        self.leader: Reader | None = None
+        self.followers: tuple[Reader, ...] = ()
         #: That of the consumers without a selector, and those of others. A queue nobody has used has none.
         self.scans: tuple[Scan, ...] = ()
         #: The stamp of the oldest message not settled, or of one that was.
@@ -173,7 +188,9 @@ class Reader:
         return not odd and self.terms.trivial and self.claiming == self.reserved
 
     def unwanted(self, seq: int, message: Message) -> bool:
-        """True if the filter of a binding that began in the past is not true of message `seq`."""
+        """True if the queue it follows has settled message `seq`, or the filter of its past is not true of it."""
+        if self.leader is not None and seq in self.leader.bits:
+            return True
         if self.past is None or seq >= self.past[0]:
             return False
         return not self.past[1].matches(Subject(message, self.lane.destination))
@@ -281,17 +298,30 @@ class Reader:
             scan.forget(seq)
         return True
 
-    def settle_range(self, low: int, high: int) -> list[tuple[int, int]]:
-        """Settle what is not on loan of ``low <= seq < high``; the ranges settled."""
+    def free(self, low: int, high: int) -> list[tuple[int, int]]:
+        """What of ``low <= seq < high`` is not on loan."""
+        if high - low == 1:
+            return [] if low in self.on_loan else [(low, high)]
         edges = sorted(seq for seq in self.on_loan if low <= seq < high)
         lows, highs = [low, *(seq + 1 for seq in edges)], [*edges, high]
-        ranges = [(first, end) for first, end in zip(lows, highs, strict=True) if first < end]
+        return [(first, end) for first, end in zip(lows, highs, strict=True) if first < end]
+
+    def settle_range(self, low: int, high: int) -> list[tuple[int, int]]:
+        """Settle what is not on loan of ``low <= seq < high``; the ranges settled."""
+        ranges = self.free(low, high)
         before = self.waiting
         for first, end in ranges:
             self.bits.add_range(first, end)
         self.bytes = self.bytes * self.waiting // before if before else 0
         if self.failed:
             self.failed = {seq: n for seq, n in self.failed.items() if not low <= seq < high or seq in self.on_loan}
+        return ranges
+
+    def follow(self, low: int, high: int) -> list[tuple[int, int]]:
+        """The queue it follows settles ``low <= seq < high``; what of it is on loan here waits for its own end."""
+        before = self.waiting
+        ranges = self.settle_range(low, high)
+        self.queue.counts.settled += before - self.waiting
         return ranges
 
     def purge(self, keep_loans: bool) -> list[tuple[int, int]]:

@@ -275,6 +275,9 @@ class Settlement:
         self._end_loans(queue)
         for reader in queue.readers:
             reader.on_loan.clear()
+            for follower in reader.followers:
+                for low, high in follower.follow(reader.bits.cursor, reader.lane.next):
+                    self._journal.note(follower, low, high)
         self._directory.drop(queue)
         moved = list(queue.subscriptions)
         if moved:

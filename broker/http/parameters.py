@@ -23,6 +23,7 @@ NAMES = frozenset(
     {"priority", "timeout", "deliver", "linger", "delay", "nowait", "wait", "msg", "match"}
     | {"detail", "full", "queue", "after", "limit", "prefix"}
     | {"at", "group", "to", "strict", "lease", "ack", "worker", "code", "attempt", "reason", "dead", "free", "atomic"}
+    | {"follows"}
     | {"state", "since", "until", "body", "ids", "from", "credit", "dry_run", "prune", "config"}
 )
 

@@ -33,6 +33,7 @@ PARAMETERS: Mapping[str, tuple[dict[str, Any], str]] = {
     "detail": (_FLAG, "with numbers, and the empty ones"),
     "dry_run": (_FLAG, "only say what would change"),
     "free": (_FLAG, "do not count it as a failed delivery"),
+    "follows": (_FLAG, "what the source channel settles is settled here too"),
     "from": (_TEXT, "where a new binding begins: `now`, `start`, a stamp, a time, or `-7d`"),
     "full": (_FLAG, "all numbers"),
     "group": (_TEXT, "messages of one group go to one consumer at a time, where the policy says `groups`"),
@@ -98,7 +99,7 @@ class Doc(msgspec.Struct, frozen=True):
 
 _WISHES = "msg priority timeout deliver linger delay at group"
 _MESSAGE = Body((ANY, "application/x-www-form-urlencoded", "application/cloudevents+json"))
-_BINDING = "priority timeout deliver linger match from"
+_BINDING = "priority timeout deliver linger match from follows"
 _CONFIG = Body((JSON,), dict[str, Any], needed=True)
 _PAGE = "after limit since until match body"
 _GONE = {404: "there is no such message"}

@@ -34,6 +34,7 @@ class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     linger: int | None = None
     deliver: int | None = None
     match: str = ""
+    follows: bool = False
 
 
 class Definitions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -179,6 +180,7 @@ class Settings:
                     policy.ttl and policy.ttl // 1000,
                     policy.max_attempts,
                     match,
+                    self._broker.follows(channel, source),
                 )
             )
         return Definitions(named[Kind.QUEUE], named[Kind.TOPIC], bindings)
@@ -209,7 +211,9 @@ class Settings:
                 await self._save(new)
                 await self._broker.configure(new)
             for one in bind:
-                await self._broker.bind(one.channel, source_of(one.source), _terms(one), match=one.match)
+                await self._broker.bind(
+                    one.channel, source_of(one.source), _terms(one), match=one.match, follows=one.follows
+                )
             for one in unbind:
                 await self._broker.unbind(one.channel, source_of(one.source))
         return changes

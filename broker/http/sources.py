@@ -34,7 +34,8 @@ class Sources:
         policy = wishes(call.parameters).binding
         match = call.parameters.text("match") or ""
         since = start_of(call.parameters, self._broker.now())
-        await self._broker.bind(call.match.channel, source(call), policy, match=match, since=since)
+        follows = call.parameters.flag("follows")
+        await self._broker.bind(call.match.channel, source(call), policy, match=match, since=since, follows=follows)
         return Answer(204)
 
     async def unbind(self, call: Call) -> Answer:
@@ -55,6 +56,7 @@ class Sources:
             }
             found |= {key: number for key, number in numbers.items() if number is not None}
             found |= {"match": match} if match else {}
+            found |= {"follows": True} if self._broker.follows(channel, one) else {}
         return found
 
 

@@ -1,7 +1,7 @@
 """Siberite's cursors: queue ``orders.audit`` reads what queue ``orders`` holds, without taking it from there.
 
 A cursor is a queue bound to the other. It begins with its first use, at the oldest message that is there then, and
-follows the queue: what was taken from that is passed over here when its turn comes.
+follows the queue: what is settled there is settled here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from broker.auth.door import Access
 from broker.core.broker import Broker
 from broker.core.browsing import State
-from broker.core.delivery import Delivery
 from broker.core.destination import Destination, Kind
 from broker.memcache.keys import Key
 
@@ -22,15 +21,7 @@ async def begin(broker: Broker, access: Access, key: Key) -> None:
     access.subscribe(source, waits=False)
     access.subscribe(key.destination, waits=True)
     page = await broker.browse(source, states=(State.READY, State.ON_LOAN), limit=1)
-    await broker.bind(name, source, since=page.seen[0].message.stamp if page.seen else None)
-
-
-def passed(delivery: Delivery, queue: str) -> bool:
-    """True if the message is settled in the queue that this is a cursor of."""
-    for reader in delivery.reader.lane.readers:
-        if reader.queue.name == queue:
-            return delivery.seq in reader.bits
-    return False
+    await broker.bind(name, source, since=page.seen[0].message.stamp if page.seen else None, follows=True)
 
 
 async def forget(broker: Broker, queue: str) -> None:

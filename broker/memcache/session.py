@@ -6,7 +6,7 @@ do with memcache's commands.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -184,8 +184,7 @@ class Session:
                 delivery = await self.reads.read(keys)
                 key = next((one for one in keys if delivery and one.destination.name == delivery.queue), key)
             else:
-                follows = self._follow if key.cursor_of else self.reads.read
-                delivery = await follows([key], look=command.look)
+                delivery = await self.reads.read([key], look=command.look)
             if delivery is None:
                 value = voice.missed(key)
                 continue
@@ -193,18 +192,6 @@ class Session:
                 self._settle_when_sent(delivery)
             value = self._value(voice, key, delivery)
         return value + voice.end()
-
-    async def _follow(self, keys: Sequence[Key], *, look: bool) -> Delivery | None:
-        """Read from a cursor: what was taken from its queue is passed over."""
-        (key,) = keys
-        while True:
-            delivery = await self.reads.read([key], look=look)
-            if delivery is None or not cursors.passed(delivery, key.cursor_of):
-                return delivery
-            self.reads.forget(delivery)
-            _ = self._broker.settle(delivery.id).addErrback(self._failed)
-            if key.close:
-                key = msgspec.structs.replace(key, close=False)
 
     def _check_read(self, key: Key, look: bool) -> None:
         """That the client may read there; what is open may always be closed."""

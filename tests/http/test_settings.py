@@ -139,7 +139,10 @@ def test_a_draining_broker_takes_nothing_in_and_lets_everything_out() -> None:
 DEFINED: dict[str, Any] = {
     "channels": {"work": {"ttl": 1_000}},
     "topics": {"news": {"retain": 60_000}},
-    "bindings": [{"channel": "audit", "source": "topic:news", "priority": -1, "timeout": 5, "match": "size > 1"}],
+    "bindings": [
+        {"channel": "audit", "source": "topic:news", "priority": -1, "timeout": 5, "match": "size > 1", "follows": False},
+        {"channel": "second-look", "source": "queue:work", "match": "", "follows": True},
+    ],
 }
 
 
@@ -150,12 +153,13 @@ def apply(world: World, said: Any, query: str = "", **headers: str) -> Response:
 def test_definitions_are_applied_exported_and_applied_again_without_a_change() -> None:
     world = World()
     dry = apply(world, DEFINED, "?dry_run=1")
-    assert (dry.json["applied"], [one["what"] for one in dry.json["changes"]]) == (False, ["config", "config", "bind"])
+    assert (dry.json["applied"], [one["what"] for one in dry.json["changes"]]) == (False, ["config", "config", "bind", "bind"])
     assert world.ask("GET", "/definitions").json == {"channels": {}, "topics": {}, "bindings": []}
     assert apply(world, DEFINED).json["applied"] is True
     exported = world.ask("GET", "/definitions").json
     assert (exported["channels"], exported["topics"]) == (DEFINED["channels"], DEFINED["topics"])
-    assert {key: value for key, value in exported["bindings"][0].items() if value is not None} == DEFINED["bindings"][0]
+    bindings = [{key: value for key, value in one.items() if value is not None} for one in exported["bindings"]]
+    assert bindings == DEFINED["bindings"]
     assert apply(world, exported).json["changes"] == []
     other = World()
     apply(other, exported)
@@ -167,7 +171,7 @@ def test_what_is_not_named_stays_unless_it_is_pruned() -> None:
     apply(world, DEFINED)
     assert apply(world, {}).json["changes"] == []
     pruned = apply(world, {"channels": {"work": {"ttl": 2_000}}}, "?prune=1").json["changes"]
-    assert [one["what"] for one in pruned] == ["config", "config", "unbind"]
+    assert [one["what"] for one in pruned] == ["config", "config", "unbind", "unbind"]
     assert world.ask("GET", "/definitions").json == {"channels": {"work": {"ttl": 2_000}}, "topics": {}, "bindings": []}
 
 
