@@ -140,7 +140,14 @@ DEFINED: dict[str, Any] = {
     "channels": {"work": {"ttl": 1_000}},
     "topics": {"news": {"retain": 60_000}},
     "bindings": [
-        {"channel": "audit", "source": "topic:news", "priority": -1, "timeout": 5, "match": "size > 1", "follows": False},
+        {
+            "channel": "audit",
+            "source": "topic:news",
+            "priority": -1,
+            "timeout": 5,
+            "match": "size > 1",
+            "follows": False,
+        },
         {"channel": "second-look", "source": "queue:work", "match": "", "follows": True},
     ],
 }
@@ -153,7 +160,10 @@ def apply(world: World, said: Any, query: str = "", **headers: str) -> Response:
 def test_definitions_are_applied_exported_and_applied_again_without_a_change() -> None:
     world = World()
     dry = apply(world, DEFINED, "?dry_run=1")
-    assert (dry.json["applied"], [one["what"] for one in dry.json["changes"]]) == (False, ["config", "config", "bind", "bind"])
+    assert (dry.json["applied"], [one["what"] for one in dry.json["changes"]]) == (
+        False,
+        ["config", "config", "bind", "bind"],
+    )
     assert world.ask("GET", "/definitions").json == {"channels": {}, "topics": {}, "bindings": []}
     assert apply(world, DEFINED).json["applied"] is True
     exported = world.ask("GET", "/definitions").json
