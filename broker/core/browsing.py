@@ -124,9 +124,10 @@ class Browsing:
         until: int,
         limit: int,
         accepts: Accepts | None,
+        history: bool = False,
     ) -> Page:
-        """`Broker.browse`."""
-        sources = self._sources(destination, states)
+        """`Broker.browse`. `history`: of a queue, too, the log; and of a log nothing that a replay put in."""
+        sources = self._history(destination) if history else self._sources(destination, states)
         size = max(_READ_BYTES // max(len(sources), 1), _LEAST)
         for source in sources:
             await self._begin(source, after, settled=State.DONE in states)
@@ -171,6 +172,10 @@ class Browsing:
 
     # -- parts
 
+    def _history(self, destination: Destination) -> list[_Source]:
+        log = self._directory.find_log(destination)
+        return [_Source(lane, None, 0) for lane in log.lanes.values() if not lane.run] if log is not None else []
+
     def _sources(self, destination: Destination, states: Collection[State]) -> list[_Source]:
         if destination.kind is Kind.TOPIC:
             log = self._directory.find_log(destination)
@@ -191,7 +196,7 @@ class Browsing:
         reader, lane = source.reader, source.lane
         if not lane.durable:
             assert reader is not None
-            source.read.extend((seq, one) for seq, one in _all_in_memory(reader) if one.stamp > after)
+            source.read.extend((seq, one) for seq, one in all_in_memory(reader) if one.stamp > after)
             source.over = True
             return
         if after:
@@ -259,7 +264,7 @@ def _standing(reader: Reader, seq: int, message: Message) -> Seen:
     )
 
 
-def _all_in_memory(reader: Reader) -> list[tuple[int, Message]]:
+def all_in_memory(reader: Reader) -> list[tuple[int, Message]]:
     """What is not settled of a lane that lives in memory only, in order."""
     found = {seq: loan.message for seq, loan in reader.on_loan.items()}
     for scan in reader.scans:
@@ -270,7 +275,7 @@ def _all_in_memory(reader: Reader) -> list[tuple[int, Message]]:
 def _in_memory(reader: Reader, seq: int) -> Message | None:
     if reader.lane.durable:
         return None
-    return dict(_all_in_memory(reader)).get(seq)
+    return dict(all_in_memory(reader)).get(seq)
 
 
 def reasons(queue: Queue, seen: Seen, now: int) -> Iterable[str]:

@@ -1,7 +1,8 @@
 """Retention: how far back a log can be read although every reader has settled what is there (``retain``).
 
 Each retained lane has a mark, `Lane.keep`: nothing at or above it is freed. The mark rises as time passes (``retain``)
-and as the log grows (``retain_bytes``); with both, what either keeps is kept.
+and as the log grows (``retain_bytes``); with both, what either keeps is kept. So is
+what a replay has still to read.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import islice
 
-from broker.core.destination import Kind
+from broker.core.destination import Destination, Kind
 from broker.core.directory import Directory
 from broker.core.policy import Policy, TopicPolicy
 from broker.core.reader import Lane
@@ -26,6 +27,8 @@ class Retention:
         self._store = store
         self._now = now
         self._directory = directory
+        #: Says from which stamp on a replay still needs a log; 0: none does.
+        self.needed: Callable[[Destination], int] = lambda destination: 0
         #: Those whose turn to be looked up comes first, first.
         self._lanes: dict[Lane, None] = {}
 
@@ -40,9 +43,9 @@ class Retention:
                 self.watch(lane)
 
     def watch(self, lane: Lane) -> None:
-        """Retain what is and comes in this lane, if its policy says so."""
+        """Retain what is and comes in this lane, if its policy says so, or a replay needs it."""
         policy = self._policy(lane)
-        if policy is not None and (policy.retain or policy.retain_bytes):
+        if policy is not None and (policy.retain or policy.retain_bytes or self.needed(lane.destination)):
             lane.keep = max(lane.keep, 0)
             self._lanes.setdefault(lane)
         elif lane.keep >= 0:
@@ -57,7 +60,11 @@ class Retention:
             if lane.gone or policy is None:
                 continue
             self._lanes[lane] = None
-            marks = []
+            needed = self.needed(lane.destination)
+            if not (needed or policy.retain or policy.retain_bytes):
+                self.watch(lane)  # a replay was all that needed it
+                continue
+            marks = [await self._store.seek(lane.id, needed)] if needed else []
             if policy.retain:
                 marks.append(await self._store.seek(lane.id, self._now() - policy.retain * 1000))
             if policy.retain_bytes:

@@ -42,6 +42,15 @@ class Room:
         taken = queue.bytes + self._incoming_bytes - self._dropping_bytes
         return bool(most) and count > 0 and taken + message.size > most
 
+    def crowded_for(self, message: Message) -> bool:
+        """True if a replay leaves it alone: a tenth of the room is for what is published."""
+        queue = self._queue
+        limit, most = queue.policy.max_messages, queue.policy.most_bytes
+        count, taken = queue.waiting + self.incoming, queue.bytes + self._incoming_bytes
+        if limit and count >= max(limit * 9 // 10, 1):
+            return True
+        return bool(most) and count > 0 and taken + message.size > most * 9 // 10
+
     @property
     def overfull(self) -> bool:
         """True if it holds more than it may, because nothing could be dropped while that was on its way in."""

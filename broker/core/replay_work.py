@@ -1,0 +1,279 @@
+"""The work of a replay, a step at a time: a page of its source, put in again where it belongs, in one commit.
+
+A step is a unit of a group: the messages, what is settled for them where they are moved, and the record that says how
+far the replay has come. So a replay that is killed goes on exactly where it was. One step of all replays together is on
+its way at a time, and whoever publishes meanwhile is in the commit after it: where the store is busy, every second
+commit has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import msgspec
+from twisted.internet.defer import DeferredLock
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from broker.core.browsing import Accepts, Browsing, Page, Seen
+from broker.core.browsing import State as Standing
+from broker.core.conditions import Subject
+from broker.core.delivery import Delivery
+from broker.core.destination import Destination, Kind
+from broker.core.directory import Directory
+from broker.core.filter import compile_filter
+from broker.core.journal import Journal
+from broker.core.message import Message
+from broker.core.moving import deaths
+from broker.core.publishing import Publishing
+from broker.core.queue import Queue
+from broker.core.replay import Job, Plan, State, copy, home
+from broker.core.replay_records import Records
+from broker.core.route import Route
+from broker.core.stats import BrokerStats
+from broker.core.unit import Unit
+from broker.errors import QueueFull
+
+#: Messages of a step: what a reactor turn puts in, at about 20 us each.
+MAX_MESSAGES = 250
+#: Bytes of their bodies (one message, if it is larger).
+MAX_BYTES = 256 * 1024
+#: Steps a second of a replay with a rate, where that is more than one message each.
+_STEPS = 10
+
+
+@attrs.define(eq=False)
+class Step:
+    """What a step does, until its commit has an outcome."""
+
+    unit: Unit = attrs.field(factory=lambda: Unit([], 0))
+    routes: list[Route] = attrs.field(factory=list)
+    #: What is moved: on loan to nobody until it is settled.
+    moved: list[Delivery] = attrs.field(factory=list)
+    matched: int = 0
+    parked: int = 0
+    bytes: int = 0
+    #: The stamp of the last message that was dealt with.
+    reached: int = 0
+    #: Why the next one has to wait; empty: it has not.
+    blocked: str = ""
+
+
+@attrs.define(eq=False)
+class Work:
+    """Does steps."""
+
+    _clock: IReactorTime
+    _directory: Directory
+    _journal: Journal
+    _publishing: Publishing
+    _browsing: Browsing
+    _records: Records
+    _stats: BrokerStats
+    _changed: Callable[[Queue], None]
+    #: Held from before the first message of a step is put in until its commit has an outcome.
+    _turn: DeferredLock = attrs.field(factory=DeferredLock, init=False)
+
+    # -- looking
+
+    async def look(self, plan: Plan, after: int, limit: int, accepts: Accepts) -> Page:
+        """A page of the source, from behind `after`."""
+        return await self._browsing.browse(
+            plan.source,
+            states=(Standing.READY, Standing.ON_LOAN),
+            after=max(after, plan.since - 1),
+            until=plan.until,
+            limit=limit,
+            accepts=accepts,
+            history=not plan.waiting,
+        )
+
+    def gone(self, plan: Plan) -> str:
+        """Why there is nothing to read any more; empty: there may be."""
+        name = plan.source.name
+        if plan.waiting:
+            return "" if self._directory.exists(name) else f"there is no queue {name} any more"
+        log = self._directory.find_log(plan.source)
+        return "" if log is not None and log.lanes else f"nothing of {plan.source} is kept any more"
+
+    # -- a step
+
+    async def step(self, job: Job) -> tuple[Job, str]:
+        """The job after one more step, and what it has to wait for; empty: nothing."""
+        plan = job.plan
+        if reason := self.gone(plan):
+            return await self.write(over(job, State.FAILED, self._publishing.stamp, reason)), ""
+        looked: list[int] = []
+        matches = compile_filter(plan.match).matches if plan.match else None
+
+        def accepts(message: Message, source: Destination) -> bool:
+            looked.append(message.stamp)
+            return matches is None or matches(Subject(message, source))
+
+        page = await self.look(plan, job.position, _limit(job), accepts)
+        await self._turn.acquire()
+        try:
+            return await self._put_in(job, page, looked)
+        finally:
+            self._turn.release()
+
+    async def _put_in(self, job: Job, page: Page, looked: list[int]) -> tuple[Job, str]:
+        step = Step(reached=job.position)
+        try:
+            for seen in page.seen:
+                if step.bytes + len(seen.message.body) > MAX_BYTES and step.matched:
+                    break
+                step.blocked = self._deal(job, seen, step)
+                if step.blocked:
+                    break
+                step.reached = seen.message.stamp
+        except BaseException:
+            self._end(step, False)
+            raise
+        whole = not step.blocked and step.matched == len(page.seen)
+        ends = whole and page.after is None
+        if whole:
+            step.reached = job.plan.until - 1 if page.after is None else page.after
+        after = msgspec.structs.replace(
+            job,
+            position=max(step.reached, job.position),
+            examined=job.examined + sum(stamp <= step.reached for stamp in looked),
+            matched=job.matched + step.matched,
+            copied=job.copied + len(step.routes),
+            parked=job.parked + step.parked,
+        )
+        if ends or (job.plan.most and after.copied >= job.plan.most):
+            after = over(after, State.DONE, self._publishing.stamp)
+        if step.routes or after.state.over:
+            await self._commit(after, step)
+        return after, step.blocked
+
+    async def write(self, job: Job) -> Job:
+        """The job, once its record is on disk."""
+        await self._commit(job, Step())
+        return job
+
+    async def _commit(self, job: Job, step: Step) -> None:
+        unit = step.unit
+        unit.appends += [route.append for route in step.routes if route.append is not None]
+        unit.settles += [settled for route in step.routes for settled in route.settles]
+        unit.settles += [(one.reader, one.seq) for one in step.moved if one.reader.lane.durable]
+        reader = self._records.write(job, unit)
+
+        def ended(committed: bool) -> None:
+            if committed:
+                reader.settle_range(reader.bits.cursor, reader.lane.next - 1)
+            self._end(step, committed)
+
+        unit.ended = ended
+        following = iter(await self._journal.append(unit))
+        for route in step.routes:
+            self._publishing.told(route, next(following) if route.append is not None else -1)
+        for queue in {delivery.reader.queue for delivery in step.moved}:
+            self._changed(queue)
+        await deferLater(self._clock, 0)  # what was told has taken this turn's share
+
+    def _end(self, step: Step, committed: bool) -> None:
+        for route in step.routes:
+            self._publishing.ended(route, committed)
+        for delivery in step.moved:
+            if not delivery.on_loan:
+                continue  # purged meanwhile
+            reader = delivery.reader
+            if committed:
+                reader.settle(delivery.seq, delivery.message)
+                reader.queue.counts.moved += 1
+                self._stats.moved += 1
+            else:
+                delivery.claimed = False
+                reader.give_back(delivery, delivery.attempts)
+
+    # -- one message
+
+    def _deal(self, job: Job, seen: Seen, step: Step) -> str:
+        """Put a message in, or leave it; why that has to wait, empty: it is dealt with."""
+        plan, message = job.plan, seen.message
+        target = plan.target if plan.target is not None else home(message)
+        if target is not None and plan.target is None and self._died_too_often(target, message):
+            step.matched += 1
+            step.parked += 1
+            return ""
+        held = plan.waiting and seen.state is not Standing.READY
+        if target is None or held or self._directory.is_alias(target) or self._too_large(target, message):
+            step.matched += 1
+            return ""
+        again = copy(seen, job)
+        if (full := self._full(target, again)) is not None:
+            return f"{full} is full"
+        delivery = None
+        if plan.move and (delivery := self._lent(seen)) is None:
+            step.matched += 1
+            return ""
+        again = self._publishing.accept(target, again)
+        try:
+            route = self._publishing.route(target, again, run=job.run)
+        except QueueFull as error:
+            if delivery is not None:
+                delivery.claimed = False
+                delivery.reader.give_back(delivery, delivery.attempts)
+            return error.reason
+        if delivery is not None:
+            step.moved.append(delivery)
+        step.routes.append(route)
+        step.unit.size += again.size
+        step.bytes += len(again.body)
+        step.matched += 1
+        return ""
+
+    def _lent(self, seen: Seen) -> Delivery | None:
+        """Have nobody take what is to be moved; None: somebody has, or it is settled."""
+        located = self._directory.locate(seen.id)
+        if located is None:
+            return None
+        reader, seq = located
+        if seq in reader.on_loan:
+            return None
+        delivery = reader.lend(seq, seen.message, None, 0, 0)
+        delivery.claimed = True
+        return delivery
+
+    def _died_too_often(self, target: Destination, message: Message) -> bool:
+        limit = self._directory.policies.of(target.name).redrive_max
+        return bool(limit) and deaths(message) >= limit
+
+    def _too_large(self, target: Destination, message: Message) -> bool:
+        policies = self._directory.policies
+        policy = policies.of(target.name) if target.kind is Kind.QUEUE else policies.of_topic(target.name)
+        return bool(policy.max_message_size) and len(message.body) > policy.max_message_size
+
+    def _full(self, target: Destination, message: Message) -> str | None:
+        """The queue that would get the message and has no room to spare; None: all have."""
+        log = self._directory.find_log(target)
+        own = self._directory.find(target.name) if target.kind is Kind.QUEUE else None
+        if own is not None and not own.policy.fanout_only and own.room.crowded_for(message):
+            return own.name
+        bound = log.bound if log is not None else {}
+        if target.kind is Kind.TOPIC and (log is None or not log.id):
+            bound = self._directory.bindings.of_patterns(target)
+        subject = Subject(message, target)
+        for queue, binding in bound.items():
+            wants = binding.filter is None or binding.filter.matches(subject)
+            if wants and queue.room.crowded_for(message):
+                return queue.name
+        return None
+
+
+def over(job: Job, state: State, stamp: int, reason: str = "") -> Job:
+    """The job as it ends."""
+    return msgspec.structs.replace(job, state=state, ended=stamp, reason=reason)
+
+
+def _limit(job: Job) -> int:
+    """Messages of the next step."""
+    most = MAX_MESSAGES
+    if job.plan.rate:
+        most = min(most, max(job.plan.rate // _STEPS, 1))
+    if job.plan.most:
+        most = min(most, job.plan.most - job.copied)
+    return max(most, 1)
