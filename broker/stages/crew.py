@@ -178,8 +178,8 @@ class Worker:
         for loan in loans:
             placed(stage, loan, crew.who)
         crew.keeper.keep(loans)
-        together = [loan for loan in loans if loan.event.attempt <= ALONE_AFTER]
-        alone = [loan for loan in loans if loan.event.attempt > ALONE_AFTER]
+        alone = [loan for loan in loans if loan.event.attempt > ALONE_AFTER and not stage.apart]
+        together = [loan for loan in loans if loan not in alone]
         try:
             if together:
                 self._run(together)

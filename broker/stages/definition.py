@@ -61,11 +61,17 @@ def write(link: Link, flow: str, definition: dict[str, Any]) -> None:
     link.request("POST", topic_path(flow), definition)
 
 
-def announce(link: Link, flow: str, stages: Sequence[Stage], version: str, retain: float) -> None:
-    """Say what the flow is, unless that is known; without the right to, only a warning."""
-    said = [stage.said() for stage in stages]
+def announce(
+    link: Link, flow: str, stages: Sequence[Stage], version: str, retain: float, *, whole: bool = True
+) -> None:
+    """Say what the flow is, unless that is known; without the right to, only a warning.
+
+    If these are the `whole` flow, other stages are forgotten, but for programs that run beside it.
+    """
+    said = [{**stage.said(), "beside": not whole} for stage in stages]
     try:
         known = read(link, flow) or {}
+        said = merged(known.get("stages", []), said, whole)
         if known.get("stages") != said:
             write(link, flow, {**known, "flow": flow, "stages": said, "wanted": known.get("wanted") or version})
         if retain:
@@ -73,6 +79,15 @@ def announce(link: Link, flow: str, stages: Sequence[Stage], version: str, retai
                 link.request("PATCH", channel_path(channel, "/config"), {"retain": int(retain * 1000)})
     except (Refused, Unreachable) as error:
         log.warning("flow %s: its definition could not be stored: %s", flow, error)
+
+
+def merged(known: list[dict[str, Any]], said: list[dict[str, Any]], whole: bool) -> list[dict[str, Any]]:
+    """The stages of a flow, when somebody says what his are."""
+    ours = {one["name"]: one for one in said}
+    if whole:
+        return said + [one for one in known if one.get("beside") and one["name"] not in ours]
+    kept = [ours.pop(one["name"], one) for one in known]
+    return kept + list(ours.values())
 
 
 def channels_of(definition: dict[str, Any]) -> list[str]:

@@ -152,13 +152,18 @@ class Pipeline:
         )
         return event.id
 
-    def run(self, *stages: str) -> None:
-        """Run these stages, or all, until SIGTERM or SIGINT; then what was taken is finished or given back."""
+    def run(self, *stages: str, announced: bool = True, whole: bool = True) -> None:
+        """Run these stages, or all, until SIGTERM or SIGINT; then what was taken is finished or given back.
+
+        The flow's definition is put into topic ``flow/NAME`` unless `announced` is false; without `whole` other stages
+        stay in it.
+        """
         chosen = self._chosen(stages)
         _log_to_stderr()
         link = self.connect()
         bind(link, chosen)
-        announce(link, self.name, list(self.stages.values()), self.version, self.retain)
+        if announced:
+            announce(link, self.name, list(self.stages.values()), self.version, self.retain, whole=whole)
         link.close()
         Supervisor(chosen, self.connect, self.who, self._grace).run()
 

@@ -42,6 +42,17 @@ class Stage:
     timeout: float = 0
 
     @property
+    def apart(self) -> bool:
+        """True if the function has a process of its own for each input, so that none can kill another."""
+        return bool(getattr(self.function, "apart", False))
+
+    def close(self) -> None:
+        """Let the function end what it has started."""
+        close = getattr(self.function, "close", None)
+        if close is not None:
+            close()
+
+    @property
     def full_name(self) -> str:
         """Flow and stage."""
         return f"{self.flow}/{self.name}"

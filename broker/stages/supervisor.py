@@ -269,6 +269,8 @@ class Supervisor:
                 if ends and time.monotonic() >= ends:
                     break
             crew.give_up()
+            for stage in stages:
+                stage.close()
 
     def _run_alone(self, stage: Stage, loan: Loan) -> None:
         """Run one input, and commit what comes of it."""
@@ -283,6 +285,7 @@ class Supervisor:
         signal.signal(signal.SIGTERM, end)
         committing = Committing(stage, self._who, self._connect(), keeper, given_up)
         committing.commit(units(stage, [loan], self._who, in_this_thread))
+        stage.close()
         keeper.end()
         keeper.give_back()
 
