@@ -290,6 +290,8 @@ class Reader:
         if before == 1:
             self.bytes = 0
         self.on_loan.pop(seq, None)
+        if not self.on_loan:
+            self.on_loan.clear()  # 160 bytes in each of very many queues
         self.failed.pop(seq, None)
         self.reasons.pop(seq, None)
         if self.ids is not None:

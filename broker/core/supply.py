@@ -33,7 +33,7 @@ READ_BYTES = 256 * 1024
 KEEP = 60.0
 #: Queues used lately, at most; those beyond come to rest sooner, the one used longest ago first. One that was read
 #: takes 2 to 3 KB beside its window, so that these take 30 MB, however many are used in a minute.
-MOST_USED = 10_240
+MOST_USED = 10_000
 _KEEP_BEYOND = 1.0
 #: Queues looked at in one reactor turn: 10 us for each that comes to rest.
 _MAX_EVICTED = 1_000
