@@ -9,6 +9,7 @@ import msgspec
 
 from broker.http.commit import Ops
 from broker.http.consuming import Wanted
+from broker.http.replays import Replay, ReplayChange
 from broker.http.routes import Endpoint
 from broker.http.settings import Definitions
 
@@ -54,6 +55,7 @@ PARAMETERS: Mapping[str, tuple[dict[str, Any], str]] = {
     "strict": (_FLAG, "507 if a channel is full, and nobody gets it"),
     "timeout": ({"type": "integer", "minimum": 1}, "the lease in seconds"),
     "to": (_TEXT, "further destinations, all or none: `topic:news,queue:audit`"),
+    "undo": (_FLAG, "settle what it put in and nobody has got"),
     "until": (_TEXT, "before this time"),
     "worker": (_TEXT, "who takes it: host and process, say; shown by `/consumers`"),
     "wait": ({"type": "integer", "minimum": 0, "maximum": 120}, "seconds to wait"),
@@ -103,6 +105,7 @@ _BINDING = "priority timeout deliver linger match from follows"
 _CONFIG = Body((JSON,), dict[str, Any], needed=True)
 _PAGE = "after limit since until match body"
 _GONE = {404: "there is no such message"}
+_NO_REPLAY = {404: "there is no such replay"}
 _LOST = {**_GONE, 409: "it is not on loan, or under another lease"}
 _FULL = {507: "the channel is full"}
 _RUNNING = {409: "a publish under this `Idempotency-Key` is still under way"}
@@ -198,6 +201,25 @@ DOCS: Mapping[Endpoint, Doc] = {
         body=Body((JSON,), Ops, needed=True),
     ),
     Endpoint.CONSUMERS: Doc("who asks for messages of which channel", "after", {200: "consumers"}),
+    Endpoint.REPLAYS: Doc("the replays that are not over, and the last hundred that are", "", {200: "how they stand"}),
+    Endpoint.BEGIN_REPLAY: Doc(
+        "put messages of the past, or what waits or died in a channel, in again",
+        "dry_run",
+        {200: "what it would put in", 202: "it runs", 404: "there is no such source", 415: "the body is not JSON"},
+        body=Body((JSON,), Replay, needed=True),
+    ),
+    Endpoint.REPLAY: Doc(
+        "how it stands; as events, until it is over", "", {200: "the replay", **_NO_REPLAY}, (JSON, EVENTS)
+    ),
+    Endpoint.CHANGE_REPLAY: Doc(
+        "pause it or go on, at another rate, up to another number",
+        "",
+        {200: "the replay", **_NO_REPLAY, 409: "it is over", 415: "the body is not JSON"},
+        body=Body((JSON,), ReplayChange, needed=True),
+    ),
+    Endpoint.END_REPLAY: Doc(
+        "end it", "undo", {200: "what was undone", 204: "done", **_NO_REPLAY, 409: "a move cannot be undone"}
+    ),
     Endpoint.DEFINITIONS: Doc("what was configured here, and all bindings", "", {200: "definitions"}),
     Endpoint.APPLY_DEFINITIONS: Doc(
         "bring this about",
@@ -228,5 +250,6 @@ VARIABLES: Mapping[str, tuple[dict[str, Any], str]] = {
     "topic": ({"type": "string", "minLength": 1, "maxLength": 250}, "a topic"),
     "source": ({"type": "string", "pattern": "^(queue|topic):.+"}, "`queue:NAME` or `topic:NAME`"),
     "message": ({"type": "integer", "minimum": 0, "maximum": 2**53}, "a message's id in its channel"),
+    "replay": ({"type": "integer", "minimum": 0, "maximum": 2**53}, "a replay's number"),
     "problem": (_TEXT, "the last part of a problem's `type`"),
 }

@@ -66,7 +66,7 @@ def check(call: Call) -> None:
     match match.endpoint:
         case Endpoint.WELCOME | Endpoint.HEALTH | Endpoint.READY | Endpoint.OPENAPI | Endpoint.PROBLEM:
             pass
-        case Endpoint.CHANNELS | Endpoint.TOPICS | Endpoint.CONSUMERS:
+        case Endpoint.CHANNELS | Endpoint.TOPICS | Endpoint.CONSUMERS | Endpoint.REPLAYS:
             access.look_around()
         case Endpoint.STATS | Endpoint.METRICS:
             access.check(Action.BROWSE, None)
@@ -116,6 +116,8 @@ def check(call: Call) -> None:
             access.settle(match.message)
         case Endpoint.COMMIT:
             pass  # each operation is looked at by itself
+        case Endpoint.BEGIN_REPLAY | Endpoint.REPLAY | Endpoint.CHANGE_REPLAY | Endpoint.END_REPLAY:
+            pass  # its source and target are looked at
         case _:
             assert_never(match.endpoint)
 

@@ -57,6 +57,11 @@ class Endpoint(enum.Enum):
     NACK = enum.auto()
     COMMIT = enum.auto()
     CONSUMERS = enum.auto()
+    REPLAYS = enum.auto()
+    BEGIN_REPLAY = enum.auto()
+    REPLAY = enum.auto()
+    CHANGE_REPLAY = enum.auto()
+    END_REPLAY = enum.auto()
     DEFINITIONS = enum.auto()
     APPLY_DEFINITIONS = enum.auto()
     DRAIN = enum.auto()
@@ -70,7 +75,8 @@ class Endpoint(enum.Enum):
     READY = enum.auto()
 
 
-#: Path templates and their methods. ``{channel}`` and ``{topic}`` are names, ``{message}`` is a decimal number.
+#: Path templates and their methods. ``{channel}`` and ``{topic}`` are names, ``{message}`` and ``{replay}`` decimal
+#: numbers.
 #: HEAD is allowed wherever GET is; it has an endpoint of its own where GET would change something.
 ROUTES: Mapping[str, Mapping[str, Endpoint]] = {
     "/": {"GET": Endpoint.WELCOME},
@@ -112,6 +118,12 @@ ROUTES: Mapping[str, Mapping[str, Endpoint]] = {
     "/messages/{message}/nack": {"POST": Endpoint.NACK},
     "/commit": {"POST": Endpoint.COMMIT},
     "/consumers": {"GET": Endpoint.CONSUMERS},
+    "/replays": {"GET": Endpoint.REPLAYS, "POST": Endpoint.BEGIN_REPLAY},
+    "/replays/{replay}": {
+        "GET": Endpoint.REPLAY,
+        "PATCH": Endpoint.CHANGE_REPLAY,
+        "DELETE": Endpoint.END_REPLAY,
+    },
     "/definitions": {"GET": Endpoint.DEFINITIONS, "PUT": Endpoint.APPLY_DEFINITIONS},
     "/drain": {"POST": Endpoint.DRAIN},
     "/resume": {"POST": Endpoint.RESUME_ALL},
@@ -144,14 +156,24 @@ class Match(msgspec.Struct, frozen=True):
     @property
     def message(self) -> int:
         """The number in ``{message}``; `Problem` 400 if it has more than 64 bits."""
-        digits = self.names["message"]
+        return self._number("message")
+
+    @property
+    def replay(self) -> int:
+        """The number in ``{replay}``; the same."""
+        return self._number("replay")
+
+    def _number(self, variable: str) -> int:
+        digits = self.names[variable]
         # 20 digits are beyond 64 bits anyway, and int() is quadratic in their number
         if len(digits.lstrip("0")) > 19 or (number := int(digits[-19:])) > _MAX_INTEGER:
-            raise Problem(400, "bad-parameter", "Invalid message number.")
+            raise Problem(400, "bad-parameter", f"Invalid {variable} number.")
         return number
 
 
 _MAX_INTEGER = 2**63 - 1
+#: The variables that are numbers.
+_NUMBERS = ("message", "replay")
 
 #: One or more pchar, still encoded. Whether a ``%`` starts a valid escape is the decoder's matter.
 _pchar = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@%]+")
@@ -189,7 +211,7 @@ def _match(template: tuple[str, ...], segments: list[str]) -> list[tuple[str, st
         if not wanted.startswith("{"):
             if wanted != segment:
                 return None
-        elif (_digits if wanted == "{message}" else _pchar).fullmatch(segment):
+        elif (_digits if wanted[1:-1] in _NUMBERS else _pchar).fullmatch(segment):
             found.append((wanted[1:-1], segment))
         else:
             return None
@@ -197,7 +219,7 @@ def _match(template: tuple[str, ...], segments: list[str]) -> list[tuple[str, st
 
 
 def _decode(variable: str, raw: str) -> str:
-    if variable == "message":
+    if variable in _NUMBERS:
         return raw
     if _bad_escape.search(raw):
         raise Problem(400, "bad-parameter")

@@ -31,6 +31,7 @@ from broker.http.openapi import OpenAPI
 from broker.http.problem import Problem
 from broker.http.problems import Problems
 from broker.http.publishing import Publishing
+from broker.http.replays import Replays
 from broker.http.request import Channel, Request
 from broker.http.routes import Endpoint, Match
 from broker.http.settings import Save, Settings
@@ -78,6 +79,7 @@ def make_site(
     consuming, looking = Consuming(broker, counts, workers), Looking(broker, surveyor, workers)
     publishing = Publishing(broker)
     streams, settings = Streams(broker), Settings(broker, save)
+    replays = Replays(broker)
     about = About(
         broker,
         surveyor,
@@ -125,6 +127,11 @@ def make_site(
         Endpoint.NACK: consuming.nack,
         Endpoint.COMMIT: Commit(broker).commit,
         Endpoint.CONSUMERS: looking.consumers,
+        Endpoint.REPLAYS: replays.all,
+        Endpoint.BEGIN_REPLAY: replays.create,
+        Endpoint.REPLAY: replays.show,
+        Endpoint.CHANGE_REPLAY: replays.change,
+        Endpoint.END_REPLAY: replays.cancel,
         Endpoint.DEFINITIONS: settings.export,
         Endpoint.APPLY_DEFINITIONS: settings.apply,
         Endpoint.DRAIN: settings.drain,

@@ -106,7 +106,14 @@ def test_a_password_may_hold_colons_and_is_utf_8_and_the_address_is_told(world: 
 def test_every_route_but_the_probes_asks(world: Guarded) -> None:
     for path, methods in ROUTES.items():
         for method, endpoint in methods.items():
-            names = {"channel": "c", "topic": "t", "message": "1", "source": "topic:t", "problem": "forbidden"}
+            names = {
+                "channel": "c",
+                "topic": "t",
+                "message": "1",
+                "source": "topic:t",
+                "problem": "forbidden",
+                "replay": 1,
+            }
             answer = world.waiting(method, path.format(**names), b"")
             raw = answer.transport.value()
             assert raw.startswith(
