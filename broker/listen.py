@@ -3,7 +3,7 @@
 TCP addresses are listening sockets of our own, which Twisted adopts later. Three things follow: a port in use is known
 before the process goes to the background; between the check and the use nobody can take it; and when Twisted closes an
 adopted port it only closes its descriptor, where for a port of its own making it shuts the socket down for every
-process that has inherited it.
+process that has inherited it. Sockets that this process has inherited itself are adopted likewise.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import ServerFactory
 from zope.interface import implementer
 
+from broker import inherited
 from broker.config import Where
 from broker.errors import ConfigError
 
@@ -102,21 +103,40 @@ class InUse(ConfigError):
 
 
 class Bound:
-    """A TCP address that is ours: connections wait in the kernel's backlog until it is opened."""
+    """A socket that listens and is ours: connections wait in the kernel's backlog until it is opened."""
 
     def __init__(self, bound: socket.socket) -> None:
         self._socket = bound
+        if bound.family == socket.AF_UNIX:
+            self.name, self.local = f"unix:{inherited.path_of(bound)}", True
+            return
         host, port = bound.getsockname()[:2]
         self.name = str(Address(host, port))
         self.local = ipaddress.ip_address(host.partition("%")[0]).is_loopback
 
     def open(self, reactor: IReactorSocket, factory: IProtocolFactory) -> Deferred[IListeningPort]:
-        port = reactor.adoptStreamPort(self._socket.fileno(), self._socket.family, cast("ServerFactory[Any]", factory))
+        fd, family = self._socket.fileno(), self._socket.family
+        if family == socket.AF_UNIX:
+            port = inherited.open_unix(self._socket, reactor, factory, BACKLOG)
+        else:
+            port = reactor.adoptStreamPort(fd, family, cast("ServerFactory[Any]", factory))
         self._socket.close()  # the port has its own duplicate
         return succeed(port)
 
     def close(self) -> None:
         self._socket.close()
+
+
+@attrs.frozen
+class Inherited:
+    """A socket that was left to this process."""
+
+    name: str
+    descriptor: int
+
+    def bind(self) -> Bound:
+        """Take it; raises `ConfigError`."""
+        return Bound(inherited.duplicate(self.name, self.descriptor))
 
 
 @attrs.frozen
@@ -137,7 +157,7 @@ class Described:
         """Nothing was taken."""
 
 
-def parse(where: Where, reactor: IReactorSocket) -> Address | Described | None:
+def parse(where: Where, reactor: IReactorSocket) -> Address | Inherited | Described | None:
     """What the user means by `where`; None for ``off``. Raises `ConfigError`."""
     text = str(where).strip()
     if text == OFF:
@@ -157,8 +177,10 @@ def _address(host: str, port: str, text: str) -> Address:
     return Address(host, int(port))
 
 
-def _endpoint(text: str, reactor: IReactorSocket) -> Address | Described:
+def _endpoint(text: str, reactor: IReactorSocket) -> Address | Inherited | Described:
     kind, *fields = _unescaped_colon.split(text)
+    if kind == "systemd":
+        return Inherited(text, inherited.parse(text, reactor))
     options = dict(field.split("=", 1) for field in fields if "=" in field)
     host = options.get("interface", "").replace("\\:", ":")
     if kind in ("tcp", "tcp6") and re.fullmatch(r"[0-9]+(:interface=.*)?", ":".join(fields)) and len(fields) <= 2:

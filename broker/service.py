@@ -47,7 +47,7 @@ from broker.errors import BrokerError, ConfigError
 from broker.http import guard
 from broker.http.problem import Problem
 from broker.http.server import Site, make_site
-from broker.listen import Address, Connections, Described, InUse, Way, parse
+from broker.listen import Address, Connections, Described, Inherited, InUse, Way, parse
 from broker.lock import Lock
 from broker.logs import in_json
 from broker.memcache.dialect import DIALECTS
@@ -192,7 +192,8 @@ def build(
                     f"{NAMES[wish.front]} on {way.name} is open to anybody on the network; name --users (users = FILE) "
                     "or, if that is meant, say --allow-anonymous (allow_anonymous = true)"
                 )
-            scheme = "http://" if wish.front == "http" and wish.place != way else ""
+            named = isinstance(wish.place, Described) or way.name.startswith("unix:")
+            scheme = "http://" if wish.front == "http" and not named else ""
             if wish.certificates is not None:
                 result.reloading.certificates.append(wish.certificates)
                 secure, scheme = "https" if wish.front == "http" else "tls", ""
@@ -297,7 +298,7 @@ class Wish:
     """A listener somebody wants, or, when nobody `named` one, that is there by default."""
 
     front: str
-    place: Address | Described
+    place: Address | Inherited | Described
     named: bool
     #: What more is said of it.
     said: MemcacheListener | StompListener | HttpListener | None = None
@@ -318,7 +319,7 @@ def _wishes(config: Config, reactor: IReactorSocket) -> list[Wish]:
 
 
 def _certificates(
-    front: str, place: Address | Described, said: MemcacheListener | StompListener | HttpListener | None
+    front: str, place: Address | Inherited | Described, said: MemcacheListener | StompListener | HttpListener | None
 ) -> Certificates | None:
     """What the listener shows, read now; None: it speaks plain."""
     if said is None or said.tls is None:
