@@ -73,15 +73,14 @@ class LeanReactor(EPollReactor):
         for fd, event in self._poller.poll(-1 if timeout is None else timeout, len(selectables)):
             selectable = selectables.get(fd)
             if event == EPOLLIN and type(selectable) is LeanServer:
-                why: Any
-                of_read = True
                 try:
                     why = selectable.doRead()
                 except BaseException as error:
                     _log.failure("reading of {peer} failed", peer=selectable)
-                    why, of_read = error, False
-                if why:
-                    self._disconnectSelectable(selectable, why, of_read)
+                    self._disconnectSelectable(selectable, error, False)
+                else:
+                    if why is not None:
+                        self._disconnectSelectable(selectable, why, True)
             elif selectable is not None:
                 log.callWithLogger(selectable, self._doReadOrWrite, selectable, fd, event)
 
@@ -108,7 +107,7 @@ class LeanReactor(EPollReactor):
 
     def _until(self, timeout: float | None) -> float | None:
         """How long it may sleep after sending, which called back who waited for it and may have set timers."""
-        if self.gathered:
+        if self.gathered or not self.running:
             return 0
         due = self.timeout()
         return due if timeout is None or (due is not None and due < timeout) else timeout

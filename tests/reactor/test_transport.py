@@ -250,6 +250,19 @@ async def test_an_error_of_a_protocol_ends_its_connection_and_no_other() -> None
     assert len(flush_logged_errors(LookupError)) == 1
 
 
+@tx()
+async def test_an_error_that_looks_like_an_end_is_still_one() -> None:
+    def fail(data: bytes) -> None:
+        raise ConnectionDone
+
+    async with connected(HalfClosing) as (server, peer):
+        server.on_data = fail
+        peer.send(b"x")
+        await until(lambda: server.lost)
+        assert server.events == []
+        assert len(flush_logged_errors(ConnectionDone)) == 1
+
+
 # -- the end of a connection
 
 
@@ -531,6 +544,9 @@ async def test_a_push_producer_is_paused_when_much_waits_and_resumed_when_nothin
         assert producer.told == ["pause"]
         await peer.read(65537)
         await until(lambda: producer.told == ["pause", "resume"])
+        server.transport.write(b"x")
+        assert await peer.read(1) == b"x"
+        await turn(5)
         server.transport.writeSequence([bytes(60_000), bytes(MUCH)])
         assert producer.told == ["pause", "resume", "pause"]
         await turn(20)
