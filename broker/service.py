@@ -53,6 +53,7 @@ from broker.logs import in_json
 from broker.memcache.dialect import DIALECTS
 from broker.memcache.server import MemcacheFactory
 from broker.memcache.status import ServerStatus, StatusFile
+from broker.notify import Notifier
 from broker.options import Options
 from broker.reactor import install
 from broker.reload import Reloading
@@ -161,7 +162,13 @@ def build(
     hashing = HashingThreads(reactor)
     users = None
     if config.users is not None:
-        users = Users(config.users, run=hashing.run, now=reactor.seconds, allow_anonymous=config.allow_anonymous)
+        users = Users(
+            config.users,
+            run=hashing.run,
+            now=reactor.seconds,
+            allow_anonymous=config.allow_anonymous,
+            limits=config.limits.user,
+        )
     with contextlib.ExitStack() as taken:  # given back if anything below fails
         lock = None
         if store is None and config.data == MEMORY:
@@ -383,6 +390,8 @@ class BrokerService(service.Service):
         self.settings = Settings()
         #: What all memcache clients may do at the moment.
         self.memcache_status = ServerStatus(reactor)
+        #: systemd, or whoever else wants to know how the broker is.
+        self.notifier = Notifier(reactor, self.unready, {})
         self._lock = lock
         self._hashing = hashing
         self._ports: list[tuple[str, IListeningPort]] = []
@@ -422,6 +431,7 @@ class BrokerService(service.Service):
         if self._lock:
             self._lock.name_holder()  # the process has gone to the background since
         self._hashing.start()
+        self.notifier = Notifier(self.reactor, self.unready)
         self.opening = Deferred.fromCoroutine(self._open())
 
     async def _open(self) -> None:
@@ -437,13 +447,16 @@ class BrokerService(service.Service):
                 _log.info("{front} accepts connections on {where}", front=NAMES[front.name], where=front.way.name)
         except BrokerError as error:
             _log.critical("cannot start: {reason}", reason=error.reason)
+            self.notifier.failed(error.reason)
             self.on_failure()
         except Exception:
             _log.failure("cannot start")
+            self.notifier.failed("see the log")
             self.on_failure()
         else:
             self.ready = True
             _log.info("ready")
+            self.notifier.ready()
 
     def stopService(self) -> Deferred[None]:
         """Accept nothing more, finish what was begun, write it to disk, close. Fires when the data are free."""
@@ -453,6 +466,7 @@ class BrokerService(service.Service):
     async def _close(self) -> None:
         _log.info("stopping")
         self.ready = False
+        self.notifier.stopping()
         await self.opening
         # The HTTP port closes last: /readyz says meanwhile that no new work should come here.
         await self._stop_ports(lambda name: name != "http")
@@ -468,6 +482,7 @@ class BrokerService(service.Service):
             front.way.close()
         if self._lock:
             self._lock.release()
+        self.notifier.close()
         _log.info("stopped")
 
     async def _stop_ports(self, which: Callable[[str], bool]) -> None:
@@ -496,4 +511,11 @@ class BrokerService(service.Service):
 
     def reload(self) -> None:
         """SIGHUP: read users and policies again, if there are files to read."""
-        _ = Deferred.fromCoroutine(self.reloading.hang_up())
+        _ = Deferred.fromCoroutine(self._reload())
+
+    async def _reload(self) -> None:
+        if self.ready:
+            self.notifier.reloading()
+        await self.reloading.hang_up()
+        if self.ready:
+            self.notifier.ready()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -66,6 +67,15 @@ class Notified:
         while key not in (told := self.next()):
             pass
         return told
+
+    def drain(self) -> None:
+        """Forget what was told until now."""
+        while not self.silent_for(0):
+            self.next()
+
+    def silent_for(self, seconds: float) -> bool:
+        """Whether nothing is told for so long."""
+        return not select.select([self._socket], [], [], seconds)[0]
 
     def __enter__(self) -> Self:
         return self
