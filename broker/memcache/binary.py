@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from broker import __version__
 from broker.errors import BrokerError
 from broker.memcache.commands import (
     Cas,
@@ -36,6 +35,7 @@ from broker.memcache.commands import (
     Touch,
     Version,
 )
+from broker.memcache.dialect import SPOKEN
 from broker.memcache.voice import KeyTooLong, Now, Outcome, sentence, words_of
 from broker.memcache.words import MAX_KEY
 
@@ -131,7 +131,7 @@ class BinaryVoice(msgspec.Struct, frozen=True):
 
     def text(self, lines: bytes) -> bytes:
         """A version has no word before it."""
-        return self.packet(OK, value=__version__.encode() if self.opcode == _VERSION else lines)
+        return self.packet(OK, value=SPOKEN.encode() if self.opcode == _VERSION else lines)
 
     def failed(self, error: BrokerError) -> tuple[bytes, bool]:
         """A status, and the sentence where memcached has no words of its own for it; a key that is too long closes."""

@@ -12,6 +12,10 @@ from typing import Literal
 
 import msgspec
 
+#: What ``version`` tells: the memcached whose protocols are spoken. Clients decide by it what they may send, so our own
+#: would mislead them; libmemcached (and with it PHP) takes none that begins with 0. ``stats`` tells the broker's.
+SPOKEN = "1.6.18"
+
 _STARLING_COMMANDS = frozenset(b"set get delete flush_all stats shutdown quit".split())
 _KESTREL_COMMANDS = frozenset(
     b"set get gets monitor confirm delete flush flush_all flush_expired flush_all_expired stats dump_stats dump_config"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker import __version__
 from broker.errors import BrokerError
-from broker.memcache.dialect import Dialect
+from broker.memcache.dialect import SPOKEN, Dialect
 from broker.memcache.voice import Now, Outcome, ReadsOpen, sentence, words_of
 
 if TYPE_CHECKING:
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
 INTERNAL_ERROR = b"SERVER_ERROR internal error\r\n"
 UNAUTHENTICATED = b"CLIENT_ERROR unauthenticated\r\n"
 END = b"END\r\n"
-#: Plain numbers: libmemcached takes nothing else for a version.
-VERSION = f"VERSION {__version__}\r\n".encode()
+VERSION = f"VERSION {SPOKEN}\r\n".encode()
 
 
 class TextVoice:

@@ -319,7 +319,7 @@ class Texts:
         """``verbosity <level> [noreply]``, ``cache_memlimit <megabytes> [noreply]``: obeyed elsewhere, if at all."""
         if len(words) < 2:
             return self._lacking
-        quiet = len(words) > 2 and words[-1] == b"noreply"
+        quiet = words[-1] == b"noreply"
         try:
             number(words[1], 0, 0xFFFFFFFF)
         except ValueError:

@@ -14,7 +14,6 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
-from broker import __version__
 from broker.auth.door import Door
 from broker.auth.rights import EVERYTHING, User
 from broker.auth.users import IAuthenticator
@@ -22,6 +21,7 @@ from broker.core.broker import Broker
 from broker.core.policy import Policy
 from broker.memcache.binary import HEADER, BinaryParser
 from broker.memcache.commands import Malformed
+from broker.memcache.dialect import SPOKEN
 from broker.memcache.server import MemcacheFactory
 from broker.storage.memory import MemoryStore
 from tests.memcache.support import NOW, Client, FrontTest
@@ -152,7 +152,7 @@ class BinaryTests(FrontTest):
         self.assertEqual(self.one(packet(0x00, b"q")).value, b"y")
 
     def test_version_verbosity_and_quit(self) -> None:
-        self.assertEqual(self.one(packet(0x0B)).value, __version__.encode())
+        self.assertEqual(self.one(packet(0x0B)).value, SPOKEN.encode())
         self.assertEqual(self.one(packet(0x1B, extras=bytes(4))).status, 0)
         self.assertEqual(self.one(packet(0x07)), (0x07, 0, 0, 0, b"", b"", b""))
         self.assertTrue(self.client.closed)
@@ -279,7 +279,7 @@ class SaslTests(FrontTest):
 
     def test_before_it_only_a_version_is_told(self) -> None:
         wrong = (0x20, b"Auth failure.")
-        self.assertEqual(self.statuses(packet(0x0B)), [(0, __version__.encode())])
+        self.assertEqual(self.statuses(packet(0x0B)), [(0, SPOKEN.encode())])
         for asked in packet(0x0A), packet(0x07), put(b"q", b"x"), packet(0x09, b"q"), packet(0x10), packet(0xFF):
             self.assertEqual(self.statuses(asked), [wrong])
         self.assertEqual(self.statuses(put(b"q", bytes(5000))), [wrong])

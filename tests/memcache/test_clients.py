@@ -14,9 +14,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.threads import deferToThread
 
-from broker import __version__
 from broker.core.broker import Broker
 from broker.core.policy import Policy
+from broker.memcache.dialect import SPOKEN
 from broker.memcache.server import MemcacheFactory
 from broker.storage.memory import MemoryStore
 from tests.support import tx
@@ -104,7 +104,7 @@ async def test_pymemcache_asks_for_no_replies() -> None:
 async def test_pymemcache_administers() -> None:
     def work(port: int) -> None:
         with client(port, default_noreply=False) as memcache:
-            assert memcache.version() == __version__.encode()
+            assert memcache.version() == SPOKEN.encode()
             assert memcache.set("work", b"1") is True
             stats = memcache.stats()
             assert stats[b"curr_items"] == 1

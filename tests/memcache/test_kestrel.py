@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from broker import __version__
 from broker.core.destination import Destination, Kind
 from broker.core.policy import Policies, Policy, Rule
-from broker.memcache.dialect import DIALECTS
+from broker.memcache.dialect import DIALECTS, SPOKEN
 from broker.storage.memory import MemoryStore
 from tests.memcache.support import NOW, Client, FrontTest
 
@@ -321,7 +320,7 @@ class StoreTests(KestrelTest):
         self.says(b"set test 0 0 1000\r\n" + bytes(1000) + b"\r\n", b"STORED\r\n")
         self.says(
             b"set test 0 0 1001\r\n" + bytes(1001) + b"\r\nversion\r\n",
-            b"NOT_STORED\r\nVERSION %b\r\n" % __version__.encode(),
+            b"NOT_STORED\r\nVERSION %b\r\n" % SPOKEN.encode(),
         )
         self.says(b"get test\r\nget test\r\n", value(b"test", bytes(1000)) + END)
 
@@ -558,7 +557,7 @@ class AdminTests(KestrelTest):
         """4.4/4"""
         self.put("work", b"1")
         self.says(b"delete work\r\ndelete work\r\nflush work\r\n", b"DELETED\r\nDELETED\r\nEND\r\n")
-        self.says(b"version\r\nflush_all\r\n", b"VERSION %b\r\nFlushed all queues.\r\n" % __version__.encode())
+        self.says(b"version\r\nflush_all\r\n", b"VERSION %b\r\nFlushed all queues.\r\n" % SPOKEN.encode())
         self.says(b"status\r\nstatus READONLY\r\nstatus\r\n", b"UP\r\nEND\r\nREADONLY\r\n")
         self.closes(b"set work 0 0 1\r\nx\r\n", SERVER_ERROR)
         self.closes(b"status down\r\n", CLIENT_ERROR)

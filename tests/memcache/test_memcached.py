@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from broker import __version__
 from broker.core.broker import Broker
 from broker.core.policy import Policy
-from broker.memcache.dialect import DIALECTS
+from broker.memcache.dialect import DIALECTS, SPOKEN
 from broker.memcache.server import MemcacheFactory
 from broker.storage.memory import MemoryStore
 from tests.memcache.support import NOW, Client
@@ -27,8 +28,8 @@ ANSWERS = [
     (b"\r\n", b"ERROR\r\n"),
     (b"set k 0 0\r\n", b"ERROR\r\n"),
     (b"touch k\r\n", b"ERROR\r\n"),
-    (b"version\n", b"VERSION %b\r\n" % __version__.encode()),
-    (b"  version   now \r\n", b"VERSION %b\r\n" % __version__.encode()),
+    (b"version\n", b"VERSION %b\r\n" % SPOKEN.encode()),
+    (b"  version   now \r\n", b"VERSION %b\r\n" % SPOKEN.encode()),
     # keys
     (b"get %b\r\n" % KEY_251, FORMAT),
     (b"set %b 0 0 1\r\nx\r\n" % KEY_251, FORMAT),
@@ -68,6 +69,7 @@ ANSWERS = [
     (b"verbosity 1\r\n", b"OK\r\n"),
     (b"verbosity\r\n", b"ERROR\r\n"),
     (b"verbosity x\r\n", FORMAT),
+    (b"verbosity noreply\r\n", b""),
     (b"flush_all\r\nflush_all 0\r\nflush_all noreply\r\n", b"OK\r\nOK\r\n"),
     (b"flush_all x\r\n", b"CLIENT_ERROR invalid exptime argument\r\n"),
     (b"stats reset\r\n", b"RESET\r\n"),
@@ -111,3 +113,8 @@ def test_an_answer_is_memcached_s_and_the_connection_is_kept(dialect: str, sent:
     assert not client.closed
     assert client.send(b"mn\r\n") == b"MN\r\n"
     client.go()
+
+
+def test_the_version_is_one_that_libmemcached_takes() -> None:
+    """Three numbers, of which the first is not 0."""
+    assert re.fullmatch(r"[1-9]\d*\.\d+\.\d+", SPOKEN)

@@ -18,7 +18,7 @@ from bmemcached.exceptions import MemcachedException
 from pymemcache import serde
 from pymemcache.client.base import Client as Pymemcache
 
-from broker import __version__
+from broker.memcache.dialect import SPOKEN
 from tests.support import Twistd
 
 #: What each client's own serialisation must bring back as it was.
@@ -124,7 +124,7 @@ class ByPythonMemcached:
         return dict(numbers)
 
     def version(self) -> str:
-        return __version__  # it has no such command
+        return SPOKEN  # it has no such command
 
     def flush_all(self) -> None:
         self._client.flush_all()
@@ -168,7 +168,7 @@ class ByPylibmc:
         return {_text(name): _text(value) for name, value in numbers.items()}
 
     def version(self) -> str:
-        return __version__  # libmemcached asks for it by itself
+        return SPOKEN  # libmemcached asks for it by itself
 
     def flush_all(self) -> None:
         assert self._client.flush_all()
@@ -214,7 +214,7 @@ class ByBmemcached:
         return {_text(name): _text(value) for name, value in numbers.items()}
 
     def version(self) -> str:
-        return __version__  # it has no such command
+        return SPOKEN  # it has no such command
 
     def flush_all(self) -> None:
         assert self._client.flush_all()
@@ -362,7 +362,7 @@ def test_numbers_and_the_version(client: Asked) -> None:
     shown = client.stats()
     assert shown["curr_items"] == "1"
     assert shown.get("queue_work_items", "1") == "1"  # libmemcached shows what it knows of
-    assert client.version() == __version__
+    assert client.version() == SPOKEN
     client.flush_all()
     assert client.get("work") is None
 
@@ -415,6 +415,6 @@ def test_the_key_in_a_base64_of_a_meta_client(port: int) -> None:
     """What Dalli sends: ``version``, then meta commands only."""
     sent = b"version\r\nms w7w= 1 c b F1 T0 MS\r\nx\r\nmg w7w= v f k q s b\r\nmn\r\n"
     version, stored, *rest = raw(port, sent).split(b"\r\n")
-    assert version == b"VERSION " + __version__.encode()
+    assert version == b"VERSION " + SPOKEN.encode()
     assert stored.startswith(b"HD c")
     assert rest == [b"VA 1 f1 kw7w= b s1", b"x", b"MN", b""]

@@ -12,6 +12,7 @@ from broker.core.message import Message
 from broker.core.policy import Policy
 from broker.errors import StoreUnavailable
 from broker.memcache.connection import MAX_PENDING
+from broker.memcache.dialect import SPOKEN
 from broker.memcache.server import MemcacheFactory
 from broker.outbox import HIGH_WATER, MAX_OWED
 from tests.memcache.support import NOW, Client, FrontTest
@@ -66,7 +67,7 @@ class SetAndGetTests(FrontTest):
         self.store.hold = False
         while self.store.held is not None:
             self.store.release_commit()
-        version = b"VERSION %b\r\n" % __version__.encode()
+        version = b"VERSION %b\r\n" % SPOKEN.encode()
         self.assertEqual(self.client.received(), expected + version)
 
     def test_nothing_is_stored_before_its_commit(self) -> None:
@@ -198,7 +199,7 @@ class OtherCommandTests(FrontTest):
         self.says(b"flush_all\r\nget a\r\n", b"OK\r\nVALUE a 0 1\r\n1\r\nEND\r\n")
 
     def test_version_verbosity_and_quit(self) -> None:
-        self.says(b"version\r\nverbosity 1\r\n", b"VERSION %b\r\nOK\r\n" % __version__.encode())
+        self.says(b"version\r\nverbosity 1\r\n", b"VERSION %b\r\nOK\r\n" % SPOKEN.encode())
         self.says(b"quit\r\nversion\r\n", b"")
         self.assertTrue(self.client.closed)
 
@@ -310,7 +311,7 @@ class TroubleTests(FrontTest):
         self.store.fail_commit(StoreUnavailable("the disk is\r\nfull"))
         while self.store.held is not None:
             self.store.fail_commit(StoreUnavailable("the disk is\r\nfull"))
-        version = b"VERSION %b\r\n" % __version__.encode()
+        version = b"VERSION %b\r\n" % SPOKEN.encode()
         self.assertEqual(self.client.received(), b"SERVER_ERROR the disk is full\r\n" + version)
         self.store.hold = False
         self.says(b"get work\r\n", b"END\r\n")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from broker import __version__
 from broker.core.destination import Destination, Kind
-from broker.memcache.dialect import DIALECTS
+from broker.memcache.dialect import DIALECTS, SPOKEN
 from broker.memcache.server import MemcacheFactory
 from tests.memcache.support import Client, FrontTest
 from tests.memcache.test_reads import value
@@ -77,7 +76,7 @@ class SiberiteTests(FrontTest):
         self.says(b"set test 0 0 1\r\n1\r\nSET test 0 0 6\r\n%b\r\n" % body, b"STORED\r\n" * 2)
         self.says(b"get test\r\nget test/open\r\nget test/abort\r\n", value(b"test", b"1") + value(b"test", body) + END)
         self.says(b"get test/open\r\nget test/close\r\ngets test/close/open\r\n", value(b"test", body) + END + END)
-        self.says(b"version\r\n", b"VERSION %b\r\n" % __version__.encode())
+        self.says(b"version\r\n", b"VERSION %b\r\n" % SPOKEN.encode())
         shown = self.client.send(b"STATS\r\n")
         for name in b"uptime", b"curr_connections 1", b"cmd_get", b"cmd_set 2", b"queue_test_items 0":
             self.assertIn(b"STAT %b" % name, shown)
