@@ -112,6 +112,8 @@ class Journal:
         #: Fires after the next commit, however it ends.
         self._outcome: Deferred[None] | None = None
         self.last_stamp = 0
+        #: Commits made so far.
+        self.commits = 0
         #: Why units cannot be stored at the moment; "" while all is well.
         self.trouble = ""
         #: Why not even facts can be stored; "" while they can.
@@ -303,6 +305,7 @@ class Journal:
     # -- outcomes: what is true in memory at once, and what is told afterwards
 
     def _apply(self, sealed: _Sealed) -> Callable[[], None]:
+        self.commits += 1
         self.stuck = ""
         if sealed.units or self._quiet is None:
             self._well()

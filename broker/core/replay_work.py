@@ -1,14 +1,16 @@
 """The work of a replay, a step at a time: a page of its source, put in again where it belongs, in one commit.
 
 A step is a unit of a group: the messages, what is settled for them where they are moved, and the record that says how
-far the replay has come. So a replay that is killed goes on exactly where it was. One step of all replays together is on
-its way at a time, and whoever publishes meanwhile is in the commit after it: where the store is busy, every second
-commit has none.
+far the replay has come. So a replay that is killed goes on exactly where it was.
+
+One step of all replays together is on its way at a time. Whoever publishes meanwhile is in the commit after it, so that
+a busy store has none in every second commit; and while others commit, a step is followed by a rest as long as itself,
+so that replays have no more than half of the time either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import attrs
 import msgspec
@@ -16,6 +18,7 @@ from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
+from broker.core.binding import Binding
 from broker.core.browsing import Accepts, Browsing, Page, Seen
 from broker.core.browsing import State as Standing
 from broker.core.conditions import Subject
@@ -38,9 +41,26 @@ from broker.errors import QueueFull
 #: Messages of a step: what a reactor turn puts in, at about 20 us each.
 MAX_MESSAGES = 250
 #: Bytes of their bodies (one message, if it is larger).
-MAX_BYTES = 256 * 1024
+MAX_BYTES = 128 * 1024
+#: Seconds that a rest takes at most.
+_REST = 1.0
 #: Steps a second of a replay with a rate, where that is more than one message each.
 _STEPS = 10
+
+
+@attrs.define(eq=False)
+class _Target:
+    """Where messages of a step go, and what holds there in this reactor turn."""
+
+    destination: Destination
+    #: Nothing can be put in there.
+    alias: bool
+    #: Bytes of a body; 0: no limit.
+    largest: int
+    #: Deaths after which a message is not sent home there again; 0: no limit.
+    deaths: int
+    #: The queues that read it because somebody asked for that.
+    bound: Mapping[Queue, Binding]
 
 
 @attrs.define(eq=False)
@@ -49,6 +69,7 @@ class Step:
 
     unit: Unit = attrs.field(factory=lambda: Unit([], 0))
     routes: list[Route] = attrs.field(factory=list)
+    targets: dict[Destination, _Target] = attrs.field(factory=dict)
     #: What is moved: on loan to nobody until it is settled.
     moved: list[Delivery] = attrs.field(factory=list)
     matched: int = 0
@@ -72,7 +93,7 @@ class Work:
     _records: Records
     _stats: BrokerStats
     _changed: Callable[[Queue], None]
-    #: Held from before the first message of a step is put in until its commit has an outcome.
+    #: Held for a step, and the rest behind it.
     _turn: DeferredLock = attrs.field(factory=DeferredLock, init=False)
 
     # -- looking
@@ -101,6 +122,18 @@ class Work:
 
     async def step(self, job: Job) -> tuple[Job, str]:
         """The job after one more step, and what it has to wait for; empty: nothing."""
+        await self._turn.acquire()
+        try:
+            begun, before = self._clock.seconds(), self._journal.commits
+            after, blocked = await self._step(job)
+            # One commit was ours.
+            if self._journal.commits > before + 1 and not after.state.over:
+                await deferLater(self._clock, min(self._clock.seconds() - begun, _REST))
+            return after, blocked
+        finally:
+            self._turn.release()
+
+    async def _step(self, job: Job) -> tuple[Job, str]:
         plan = job.plan
         if reason := self.gone(plan):
             return await self.write(over(job, State.FAILED, self._publishing.stamp, reason)), ""
@@ -112,11 +145,7 @@ class Work:
             return matches is None or matches(Subject(message, source))
 
         page = await self.look(plan, job.position, _limit(job), accepts)
-        await self._turn.acquire()
-        try:
-            return await self._put_in(job, page, looked)
-        finally:
-            self._turn.release()
+        return await self._put_in(job, page, looked)
 
     async def _put_in(self, job: Job, page: Page, looked: list[int]) -> tuple[Job, str]:
         step = Step(reached=job.position)
@@ -194,13 +223,14 @@ class Work:
     def _deal(self, job: Job, seen: Seen, step: Step) -> str:
         """Put a message in, or leave it; why that has to wait, empty: it is dealt with."""
         plan, message = job.plan, seen.message
-        target = plan.target if plan.target is not None else home(message)
-        if target is not None and plan.target is None and self._died_too_often(target, message):
+        destination = plan.target if plan.target is not None else home(message)
+        target = self._target(step, destination) if destination is not None else None
+        if target is not None and plan.target is None and target.deaths and deaths(message) >= target.deaths:
             step.matched += 1
             step.parked += 1
             return ""
         held = plan.waiting and seen.state is not Standing.READY
-        if target is None or held or self._directory.is_alias(target) or self._too_large(target, message):
+        if target is None or held or target.alias or 0 < target.largest < len(message.body):
             step.matched += 1
             return ""
         again = copy(seen, job)
@@ -210,9 +240,9 @@ class Work:
         if plan.move and (delivery := self._lent(seen)) is None:
             step.matched += 1
             return ""
-        again = self._publishing.accept(target, again)
+        again = self._publishing.accept(target.destination, again)
         try:
-            route = self._publishing.route(target, again, run=job.run)
+            route = self._publishing.route(target.destination, again, run=job.run)
         except QueueFull as error:
             if delivery is not None:
                 delivery.claimed = False
@@ -238,29 +268,35 @@ class Work:
         delivery.claimed = True
         return delivery
 
-    def _died_too_often(self, target: Destination, message: Message) -> bool:
-        limit = self._directory.policies.of(target.name).redrive_max
-        return bool(limit) and deaths(message) >= limit
+    def _target(self, step: Step, destination: Destination) -> _Target:
+        found = step.targets.get(destination)
+        if found is None:
+            directory, name = self._directory, destination.name
+            log = directory.find_log(destination)
+            bound: Mapping[Queue, Binding] = log.bound if log is not None else {}
+            if destination.kind is Kind.TOPIC and (log is None or not log.id):
+                bound = directory.bindings.of_patterns(destination)
+            alias = directory.is_alias(destination)
+            if destination.kind is Kind.QUEUE:
+                policy = directory.policies.of(name)
+                found = _Target(destination, alias, policy.max_message_size, policy.redrive_max, bound)
+            else:
+                found = _Target(destination, alias, directory.policies.of_topic(name).max_message_size, 0, bound)
+            step.targets[destination] = found
+        return found
 
-    def _too_large(self, target: Destination, message: Message) -> bool:
-        policies = self._directory.policies
-        policy = policies.of(target.name) if target.kind is Kind.QUEUE else policies.of_topic(target.name)
-        return bool(policy.max_message_size) and len(message.body) > policy.max_message_size
-
-    def _full(self, target: Destination, message: Message) -> str | None:
+    def _full(self, target: _Target, message: Message) -> str | None:
         """The queue that would get the message and has no room to spare; None: all have."""
-        log = self._directory.find_log(target)
-        own = self._directory.find(target.name) if target.kind is Kind.QUEUE else None
+        destination = target.destination
+        own = self._directory.find(destination.name) if destination.kind is Kind.QUEUE else None
         if own is not None and not own.policy.fanout_only and own.room.crowded_for(message):
             return own.name
-        bound = log.bound if log is not None else {}
-        if target.kind is Kind.TOPIC and (log is None or not log.id):
-            bound = self._directory.bindings.of_patterns(target)
-        subject = Subject(message, target)
-        for queue, binding in bound.items():
-            wants = binding.filter is None or binding.filter.matches(subject)
-            if wants and queue.room.crowded_for(message):
-                return queue.name
+        if target.bound:
+            subject = Subject(message, destination)
+            for queue, binding in target.bound.items():
+                wants = binding.filter is None or binding.filter.matches(subject)
+                if wants and queue.room.crowded_for(message):
+                    return queue.name
         return None
 
 
