@@ -88,13 +88,14 @@ class Link:
         fields: Mapping[str, str] | None = None,
     ) -> Answer:
         """Ask; `said` is sent as JSON, bytes as they are. Raises `Unreachable` and `Refused`."""
-        headers = {**self._fields, "Accept": f"{accept}, application/problem+json", **(fields or {})}
+        headers = {**self._fields, "Accept": f"{accept}, application/problem+json"}
         body: bytes | None = None
         if isinstance(said, bytes):
             body = said
         elif said is not None:
             body = msgspec.json.encode(said)
             headers["Content-Type"] = "application/json"
+        headers |= fields or {}
         connection = self._connection
         try:
             self._ready(PATIENCE + wait)

@@ -73,15 +73,18 @@ class Http:
 class Worker:
     """A program that runs a flow, in a group of processes of its own."""
 
-    def __init__(self, url: str, folder: Path, program: str, *words: str, version: str = "v1") -> None:
-        """`program` follows ``from broker.stages import *``; it ends with the flow's `run`."""
+    def __init__(
+        self, url: str, folder: Path, program: str, *words: str, version: str = "v1", errors: Path | None = None
+    ) -> None:
+        """`program` follows ``from broker.stages import *``; it ends with the flow's `run`. `errors`: what it logs."""
         script = folder / "flow.py"
         script.write_text("from broker.stages import *\nimport os\n" + textwrap.dedent(program))
+        log = errors.open("a") if errors is not None else subprocess.PIPE
         self.process = subprocess.Popen(
             [sys.executable, str(script), *words],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(ROOT), "BROKER_URL": url, "BROKER_FLOW_VERSION": version},
-            stderr=subprocess.PIPE,
+            stderr=log,
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,

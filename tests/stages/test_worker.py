@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.stages.link import Refused
 from tests.stages.support import Http, Worker, data_of
 from tests.support import Twistd
 
@@ -216,6 +217,38 @@ def test_a_full_channel_holds_up_the_stage_and_what_will_never_fit_is_dead(http:
     assert http.counts("in") == (0, 0)
 
 
+CHAIN = """
+    import sys
+    f = Pipeline("chain")
+    for place, (source, to) in enumerate(zip("abcd", "bcde")):
+        f.stage(source, to=to, name=f"s{place}", concurrency=2)(lambda event: event)
+    f.run(*sys.argv[1:])
+"""
+
+
+def test_a_stage_that_stands_still_holds_up_all_before_it_up_to_the_door(http: Http, tmp_path: Path) -> None:
+    for channel in "abcd":
+        http.configure(channel, max_messages=5)
+    put = 0
+    with Worker(http.url, tmp_path, CHAIN, "s0", "s1", "s2") as worker:
+        while any(sum(http.counts(channel)) < 5 for channel in "abcd"):
+            try:
+                http.put("a", put)
+                put += 1
+            except Refused as refused:
+                http.ask("POST", f"/channels/nothing/lease?wait={refused.after:.0f}")
+        with pytest.raises(Refused) as refusal:
+            http.put("a", put)
+        assert (refusal.value.status, refusal.value.after) == (507, 1)
+        assert put == sum(sum(http.counts(channel)) for channel in "abcd") == 20
+        with Worker(http.url, tmp_path, CHAIN, "s3") as last:
+            assert sorted(http.get("e", put)) == list(range(put))
+            http.put("a", put)
+            assert http.get("e") == [put]
+            last.stop()
+        worker.stop()
+
+
 def test_a_process_that_takes_too_long_is_killed_and_a_coroutine_cancelled(http: Http, tmp_path: Path) -> None:
     program = """
         import asyncio, time
@@ -272,21 +305,3 @@ def test_workers_end_with_the_process_that_looks_after_them(http: Http, tmp_path
         # its pipes are open as long as one of them lives
         worker.process.communicate(timeout=20)
         assert pid != worker.process.pid
-
-
-def test_a_broker_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
-    program = 'f = Pipeline("f")\nf.stage("in", to="out", name="s")(lambda event: event)\nf.run()\n'
-    data = tmp_path / "data"
-    data.mkdir()
-    with Twistd(data) as twistd:
-        port = twistd.ports()["HTTP"]
-    with Worker(f"http://127.0.0.1:{port}", tmp_path, program) as worker:
-        with Twistd(
-            data, f"--http=tcp:{port}:interface=127.0.0.1", "--memcache=0", "--stomp=0", free_ports=False
-        ) as two:
-            two.ports()
-            http = Http(f"http://127.0.0.1:{port}")
-            http.put("in", 1)
-            assert http.get("out") == [1]
-            http.close()
-            worker.stop()
