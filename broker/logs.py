@@ -1,14 +1,16 @@
-"""Log events as JSON, one object a line, for programs that read logs."""
+"""Log events as JSON, one object a line, for programs that read logs; and log files that such programs move away."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from datetime import UTC, datetime
 from typing import Any
 
-from twisted.logger import FileLogObserver, LogEvent, formatEvent
+from twisted.logger import FileLogObserver, ILogObserver, LogEvent, formatEvent
 from twisted.python.failure import Failure
+from twisted.python.logfile import LogFile
 from twisted.python.reflect import safe_str
 
 #: What an event of Twisted's older log has beside its text, said here in other words.
@@ -52,3 +54,18 @@ def _plain(value: object) -> str | int | float | bool | None:
     if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else safe_str(value)
+
+
+def begin_anew(observer: ILogObserver) -> None:
+    """Write to a new file from now on, if it is a file; where logrotate has moved the old one, nothing more is moved."""
+    file = getattr(observer, "_outFile", None)  # no public name has it
+    if not isinstance(file, LogFile):
+        return
+    try:
+        here = os.path.samestat(os.stat(file.path), os.fstat(file._file.fileno()))
+    except FileNotFoundError:
+        here = False
+    if here:
+        file.rotate()
+    else:
+        file.reopen()

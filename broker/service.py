@@ -49,7 +49,7 @@ from broker.http.problem import Problem
 from broker.http.server import Site, make_site
 from broker.listen import Address, Connections, Described, Inherited, InUse, Way, parse
 from broker.lock import Lock
-from broker.logs import in_json
+from broker.logs import begin_anew, in_json
 from broker.memcache.dialect import DIALECTS
 from broker.memcache.server import MemcacheFactory
 from broker.memcache.status import ServerStatus, StatusFile
@@ -95,7 +95,7 @@ def makeService(options: Options) -> BrokerService:
         sys.exit(f"broker: {error.reason}")
     if options.parent is not None:
         _steady(installed)
-        broker.log_observer = lambda: _observer(options.parent, config)
+        broker.log_observer = lambda: _observer(options.parent, config, reactor)
     broker.on_failure = lambda: _end(reactor)
     if options["config"] is not None:
         broker.reloading.configure(config, options.config)
@@ -113,11 +113,14 @@ def _steady(reactor: object) -> None:
         reactor.seconds = time.monotonic
 
 
-def _observer(of_twistd: usage.Options, config: Config) -> ILogObserver:
+def _observer(of_twistd: usage.Options, config: Config, reactor: IBrokerReactor) -> ILogObserver:
     """twistd's own log as `config` wants it; twistd itself would write everything, and as text."""
     least = LogLevelFilterPredicate(LogLevel.levelWithName(config.log_level))
-    # The one private name of Twisted here: it knows --logfile, --syslog, and to rotate on SIGUSR1.
+    # The one private name of Twisted here: it knows --logfile and --syslog.
     observer = UnixAppLogger(of_twistd)._getLogObserver()
+    # Its own way would end the process without a log file, and lose lines where logrotate has moved it.
+    if signal.getsignal(signal.SIGUSR1) != signal.SIG_IGN:
+        signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(begin_anew, observer))
     return FilteringLogObserver(in_json(observer) if config.log_format == "json" else observer, [least])
 
 

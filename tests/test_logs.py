@@ -166,6 +166,32 @@ def test_a_log_file_is_begun_anew_at_sigusr1_and_both_are_whole(tmp_path: Path) 
     assert "stopped" in [line["message"] for line in logged(daemon.log)]
 
 
+def test_a_log_file_that_was_moved_away_is_made_again(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path)
+    assert daemon.status == 0, daemon.said
+    log = tmp_path / "twistd.log"
+    try:
+        port = daemon.http()
+        assert ask(port, "GET", "/readyz")[0] == 200
+        log.rename(tmp_path / "twistd.log-20260304")
+        os.kill(daemon.pid, signal.SIGUSR1)
+        while not log.exists():
+            assert ask(port, "GET", "/healthz")[0] == 200
+    finally:
+        daemon.end()
+    assert "stopped" in log.read_text()
+    assert sorted(path.name for path in tmp_path.glob("twistd.log*")) == ["twistd.log", "twistd.log-20260304"]
+
+
+def test_sigusr1_without_a_log_file_does_not_end_it(tmp_path: Path) -> None:
+    with Twistd(tmp_path, "--data=:memory:") as twistd:
+        port = twistd.ports()["HTTP"]
+        twistd.process.send_signal(signal.SIGUSR1)
+        twistd.process.send_signal(signal.SIGHUP)
+        twistd.until("SIGHUP: nothing to reload")
+        assert ask(port, "GET", "/healthz")[0] == 200
+
+
 def test_syslog_takes_no_json() -> None:
     options = Options()
     options.parent = usage.Options()
