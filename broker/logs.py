@@ -57,7 +57,7 @@ def _plain(value: object) -> str | int | float | bool | None:
 
 
 def begin_anew(observer: ILogObserver) -> None:
-    """Write to a new file from now on, if it is a file; where logrotate has moved the old one, nothing more is moved."""
+    """Write to a new file from now on, if it is a file; if logrotate has moved the old one, nothing else is moved."""
     file = getattr(observer, "_outFile", None)  # no public name has it
     if not isinstance(file, LogFile):
         return
