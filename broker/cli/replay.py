@@ -16,8 +16,8 @@ from broker.cli.client import Client
 from broker.cli.exits import Exit
 from broker.cli.output import as_json, print_lines, table, unwritten
 
-#: Seconds between two looks at a replay.
-_LOOK = 0.5
+#: Seconds between two looks at a replay: at first, and later on.
+_FIRST, _LOOK = 0.1, 0.5
 #: Characters of the bar, and of a sample's body.
 _BAR, _SHOWN = 24, 60
 
@@ -157,7 +157,7 @@ def _show(client: Client, options: argparse.Namespace) -> int:
 
 def _follow(client: Client, options: argparse.Namespace, said: dict[str, Any]) -> int:
     """Show a replay until it is over, or stands still because somebody paused it."""
-    drawn, last = sys.stderr.isatty() and not options.json, ""
+    drawn, last, pause = sys.stderr.isatty() and not options.json, "", _FIRST
     try:
         while True:
             if options.json and (line := as_json(said)) != last:
@@ -170,7 +170,8 @@ def _follow(client: Client, options: argparse.Namespace, said: dict[str, Any]) -
                 last = line
             if said["state"] != "running":
                 break
-            time.sleep(_LOOK)
+            time.sleep(pause)
+            pause = min(2 * pause, _LOOK)
             said = client.json("GET", f"/replays/{said['id']}")
     except KeyboardInterrupt:
         if drawn:
