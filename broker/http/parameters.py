@@ -24,7 +24,7 @@ NAMES = frozenset(
     | {"detail", "full", "queue", "after", "limit", "prefix"}
     | {"at", "group", "to", "strict", "lease", "ack", "worker", "code", "attempt", "reason", "dead", "free", "atomic"}
     | {"follows"}
-    | {"state", "since", "until", "body", "ids", "from", "credit", "dry_run", "undo", "prune", "config"}
+    | {"state", "since", "until", "body", "ids", "from", "credit", "flow", "dry_run", "undo", "prune", "config"}
 )
 
 FORM = "application/x-www-form-urlencoded"

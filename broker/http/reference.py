@@ -33,6 +33,7 @@ PARAMETERS: Mapping[str, tuple[dict[str, Any], str]] = {
     "deliver": (_WHOLE, "deliveries after which it is given up; 0: no limit"),
     "detail": (_FLAG, "with numbers, and the empty ones"),
     "dry_run": (_FLAG, "only say what would change"),
+    "flow": (_TEXT, "the flow whose channels are looked at; without it those that `queue` names, or all"),
     "free": (_FLAG, "do not count it as a failed delivery"),
     "follows": (_FLAG, "what the source channel settles is settled here too"),
     "from": (_TEXT, "where a new binding begins: `now`, `start`, a stamp, a time, or `-7d`"),
@@ -200,6 +201,11 @@ DOCS: Mapping[Endpoint, Doc] = {
          415: "the body is not JSON", **_FULL},
         body=Body((JSON,), Ops, needed=True),
     ),
+    Endpoint.LINEAGE: Doc(
+        "what became of a message: what was made of it, by channel, stage and state, as far as it is kept",
+        "flow queue since",
+        {200: "counts, and since when they are known", 404: "nothing is known of that flow"},
+    ),
     Endpoint.CONSUMERS: Doc("who asks for messages of which channel", "after", {200: "consumers"}),
     Endpoint.REPLAYS: Doc("the replays that are not over, and the last hundred that are", "", {200: "how they stand"}),
     Endpoint.BEGIN_REPLAY: Doc(
@@ -251,5 +257,6 @@ VARIABLES: Mapping[str, tuple[dict[str, Any], str]] = {
     "source": ({"type": "string", "pattern": "^(queue|topic):.+"}, "`queue:NAME` or `topic:NAME`"),
     "message": ({"type": "integer", "minimum": 0, "maximum": 2**53}, "a message's id in its channel"),
     "replay": ({"type": "integer", "minimum": 0, "maximum": 2**53}, "a replay's number"),
+    "event": ({"type": "string", "minLength": 1, "maxLength": 250}, "the id of an event, or of a replay"),
     "problem": (_TEXT, "the last part of a problem's `type`"),
 }

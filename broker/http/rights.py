@@ -66,7 +66,7 @@ def check(call: Call) -> None:
     match match.endpoint:
         case Endpoint.WELCOME | Endpoint.HEALTH | Endpoint.READY | Endpoint.OPENAPI | Endpoint.PROBLEM:
             pass
-        case Endpoint.CHANNELS | Endpoint.TOPICS | Endpoint.CONSUMERS | Endpoint.REPLAYS:
+        case Endpoint.CHANNELS | Endpoint.TOPICS | Endpoint.CONSUMERS | Endpoint.REPLAYS | Endpoint.LINEAGE:
             access.look_around()
         case Endpoint.STATS | Endpoint.METRICS:
             access.check(Action.BROWSE, None)

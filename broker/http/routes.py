@@ -56,6 +56,7 @@ class Endpoint(enum.Enum):
     MESSAGE = enum.auto()
     NACK = enum.auto()
     COMMIT = enum.auto()
+    LINEAGE = enum.auto()
     CONSUMERS = enum.auto()
     REPLAYS = enum.auto()
     BEGIN_REPLAY = enum.auto()
@@ -117,6 +118,7 @@ ROUTES: Mapping[str, Mapping[str, Endpoint]] = {
     "/messages/{message}/touch": {"POST": Endpoint.TOUCH},
     "/messages/{message}/nack": {"POST": Endpoint.NACK},
     "/commit": {"POST": Endpoint.COMMIT},
+    "/lineage/{event}": {"GET": Endpoint.LINEAGE},
     "/consumers": {"GET": Endpoint.CONSUMERS},
     "/replays": {"GET": Endpoint.REPLAYS, "POST": Endpoint.BEGIN_REPLAY},
     "/replays/{replay}": {

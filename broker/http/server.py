@@ -25,6 +25,7 @@ from broker.http.channels import Channels
 from broker.http.commit import Commit
 from broker.http.consuming import Consuming
 from broker.http.counts import Counts
+from broker.http.lineage import Lineage
 from broker.http.looking import Looking
 from broker.http.metrics import Metrics
 from broker.http.openapi import OpenAPI
@@ -126,6 +127,7 @@ def make_site(
         Endpoint.TOUCH: consuming.touch,
         Endpoint.NACK: consuming.nack,
         Endpoint.COMMIT: Commit(broker).commit,
+        Endpoint.LINEAGE: Lineage(broker, surveyor).show,
         Endpoint.CONSUMERS: looking.consumers,
         Endpoint.REPLAYS: replays.all,
         Endpoint.BEGIN_REPLAY: replays.create,
