@@ -176,13 +176,13 @@ class Moving:
             "original-destination": str(delivery.reader.queue.destination),
             "dead-letter-reason": move.reason,
             "dead-letter-attempts": str(delivery.attempts),
-            "dead-letter-count": str(deaths(message) + (move.reason != "expired")),
+            "dead-letter-count": str(_deaths(message) + (move.reason != "expired")),
             "dead-letter-time": str(self._now() // 1000),
         }
         return msgspec.structs.replace(message, headers=headers, expires=0, ttl=0, max_attempts=0, delay=0, key="")
 
 
-def deaths(message: Message) -> int:
+def _deaths(message: Message) -> int:
     """How often it failed too often, or was rejected, before."""
     said = message.headers.get("dead-letter-count", "")
     return int(said) if said.isascii() and said.isdigit() and len(said) < 10 else 0

@@ -18,6 +18,8 @@ from broker.errors import BrokerError
 
 #: What a replay's messages wait behind, unless somebody says otherwise: everything that is published without a word.
 PRIORITY = 10
+#: The header that counts how often a dead letter was sent home.
+REDRIVEN = "redriven"
 #: The header that names the replay which put a message in: the CloudEvents attribute ``run``.
 RUN = "ce-run"
 
@@ -118,6 +120,7 @@ def copy(seen: Seen, job: Job) -> Message:
     id, source = seen.message_id, str(seen.source)
     if job.plan.target is None:
         id, source = headers.get("origin", id), headers.get("original-destination", source)
+        headers[REDRIVEN] = str(redriven(message) + 1)
     for name, value in (("ce-id", id), ("ce-source", source), ("ce-time", _rfc3339(message.stamp))):
         if name not in named:
             headers[name] = value
@@ -134,6 +137,12 @@ def home(message: Message) -> Destination | None:
         return Destination(Kind.QUEUE, check_name(place.name)) if place.kind is Kind.QUEUE else None
     except (BrokerError, ValueError):
         return None
+
+
+def redriven(message: Message) -> int:
+    """How often it was sent home before."""
+    said = message.headers.get(REDRIVEN, "")
+    return int(said) if said.isascii() and said.isdigit() and len(said) < 10 else 0
 
 
 def _rfc3339(stamp: int) -> str:

@@ -28,10 +28,9 @@ from broker.core.directory import Directory
 from broker.core.filter import compile_filter
 from broker.core.journal import Journal
 from broker.core.message import Message
-from broker.core.moving import deaths
 from broker.core.publishing import Publishing
 from broker.core.queue import Queue
-from broker.core.replay import Job, Plan, State, copy, home
+from broker.core.replay import Job, Plan, State, copy, home, redriven
 from broker.core.replay_records import Records
 from broker.core.route import Route
 from broker.core.stats import BrokerStats
@@ -57,8 +56,8 @@ class _Target:
     alias: bool
     #: Bytes of a body; 0: no limit.
     largest: int
-    #: Deaths after which a message is not sent home there again; 0: no limit.
-    deaths: int
+    #: How often a message is sent home there; 0: no limit.
+    redrives: int
     #: The queues that read it because somebody asked for that.
     bound: Mapping[Queue, Binding]
 
@@ -225,7 +224,7 @@ class Work:
         plan, message = job.plan, seen.message
         destination = plan.target if plan.target is not None else home(message)
         target = self._target(step, destination) if destination is not None else None
-        if target is not None and plan.target is None and target.deaths and deaths(message) >= target.deaths:
+        if target is not None and plan.target is None and 0 < target.redrives <= redriven(message):
             step.matched += 1
             step.parked += 1
             return ""

@@ -487,19 +487,20 @@ def test_a_redrive_wants_a_bound() -> None:
     assert (bodies(on, "work"), bodies(on, "graves")) == (["a", "b"], ["c"])
 
 
-def test_what_has_died_too_often_is_parked() -> None:
+def test_what_dies_again_too_often_is_parked() -> None:
     on = bench(work={"dead_letter": "graves", "redrive_max": 2})
     dead(on, "a")
+    for times in (1, 2):
+        assert redriven(on, all=True).id == times
+        taking = start(on.broker.take("work"))
+        on.turn()
+        delivery = result(taking)
+        assert delivery is not None
+        assert (delivery.attempts, delivery.message.headers["redriven"]) == (0, str(times))
+        _ = on.broker.reject([delivery])
+        on.turn()
     redriven(on, all=True)
-    taking = start(on.broker.take("work"))
-    on.turn()
-    delivery = result(taking)
-    assert delivery is not None
-    assert delivery.attempts == 0
-    _ = on.broker.reject([delivery])
-    on.turn()
-    redriven(on, all=True)
-    assert (bodies(on, "work"), bodies(on, "graves"), job(on, 2).parked) == ([], ["a"], 1)
+    assert (bodies(on, "work"), bodies(on, "graves"), job(on, 3).parked) == ([], ["a"], 1)
 
 
 # -- what cannot be
