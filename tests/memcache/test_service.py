@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import socket
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -52,3 +55,29 @@ def test_the_status_is_kept_over_a_restart(tmp_path: Path) -> None:
     with Twistd(tmp_path) as twistd:
         assert twistd.wait() == 1
         assert "broker.sqlite.status holds no status" in twistd.said
+
+
+def test_more_clients_than_select_could_watch_and_those_who_come_again(tmp_path: Path) -> None:
+    """4.4/11"""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    clients = 1_100
+    with ExitStack() as open_now:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4 * clients), hard))
+        open_now.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        twistd = open_now.enter_context(Twistd(tmp_path, "--data=:memory:"))
+        address = "127.0.0.1", twistd.ports()["memcache"]
+        assert twistd.process.stdout is not None
+        reader = threading.Thread(target=twistd.process.stdout.read)  # a line for each client: more than a pipe holds
+        reader.start()
+        open_now.callback(reader.join)
+        open_now.callback(twistd.process.kill)
+        all_of_them = [open_now.enter_context(socket.create_connection(address, timeout=10)) for _ in range(clients)]
+        for number, one in enumerate(all_of_them):
+            one.sendall(b"set work 0 0 4\r\n%04d\r\n" % number)
+        assert {one.recv(100) for one in all_of_them} == {b"STORED\r\n"}
+        for one in all_of_them[::100]:
+            one.close()
+        with socket.create_connection(address, timeout=10) as again:
+            again.sendall(b"get work\r\n")
+            assert again.recv(100).startswith(b"VALUE work 0 4\r\n")
+        assert b"curr_items 1099\r\n" in talk(address[1], b"stats\r\nquit\r\n")
