@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 import msgspec
 
 from broker import config_check
+from broker.auth.limits import Bounds
 from broker.core.destination import Destination
 from broker.core.policy import Policies, Policy, Rule, TopicPolicy
 from broker.effective import destination_of, section
@@ -134,6 +135,8 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allow_anonymous: bool = False
     #: The users file, relative to the current directory. Without one nobody is asked who he is.
     users: str | None = None
+    #: How much there may be at a time and in a second: :ref:`limits`.
+    limits: Bounds = Bounds()
     #: The rules of every queue, as far as no section of its own says otherwise. ``max_message_size`` holds for topics
     #: too.
     defaults: Policy = Policy()

@@ -40,6 +40,17 @@ class NotAllowed(BrokerError):
     """This user may not do that."""
 
 
+class OverLimit(BrokerError):
+    """A limit of this user, or of all together, is reached; `after` so many seconds it may not be any more."""
+
+    retryable = True
+    after = 1.0
+
+    def __init__(self, reason: str, after: float = 1.0) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
 class LeaseLost(BrokerError):
     """The delivery is no longer on loan to the one who speaks of it."""
 

@@ -16,6 +16,8 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from broker import config
+from broker.auth import limits
+from broker.auth.limits import Bounds, Limits
 from broker.config import File
 from broker.config_check import MOST, RANGES
 from broker.core import policy
@@ -27,6 +29,8 @@ TABLES: dict[str, tuple[Any, type[msgspec.Struct]]] = {
     "file": (config, File),
     "queue": (policy, Policy),
     "topic": (policy, TopicPolicy),
+    "limits": (limits, Bounds),
+    "limits.user": (limits, Limits),
 }
 _kinds = {bool: "``true`` or ``false``", str: "string"}
 

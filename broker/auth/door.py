@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 
 from twisted.internet.defer import Deferred, succeed
 
+from broker.auth.limits import Loan
 from broker.auth.rights import EVERYTHING, NOTHING, Action, User, may
 from broker.auth.users import IAuthenticator
 from broker.core.broker import Broker
@@ -88,6 +90,44 @@ class Access:
         """Those among the names of queues or topics that he may look into."""
         return [name for name in names if may(self.user, Action.BROWSE, Destination(kind, name))]
 
+    # -- his limits
+
+    def put_in(self, messages: int, size: int) -> None:
+        """That he may put in so many messages now, of so many bytes; `OverLimit`. They count from here on."""
+        if self.user.quota is not None:
+            self.user.quota.publish(messages, size)
+
+    def room(self) -> int:
+        """How many messages more he may have on loan; `OverLimit` if none."""
+        return sys.maxsize if self.user.quota is None else self.user.quota.room()
+
+    def lent(self, loans: Iterable[Loan]) -> None:
+        """These are on loan to him now."""
+        if self.user.quota is not None:
+            self.user.quota.lent(loans)
+
+    def reserve(self, prefetch: int) -> int:
+        """The credit of a subscription that wants so much: less if that is all he may have; `OverLimit` if none."""
+        return prefetch if self.user.quota is None else self.user.quota.reserve(prefetch)
+
+    def free(self, prefetch: int, left: Iterable[Loan] = ()) -> None:
+        """A subscription with this credit is over; it left these on loan."""
+        if self.user.quota is not None:
+            self.user.quota.free(prefetch)
+            self.user.quota.lent(left)
+
+    def enter(self, end: Callable[[], None]) -> None:
+        """Another connection is his, which `end` ends; `OverLimit` if he has as many as he may have."""
+        if self.user.quota is not None:
+            self.user.quota.connect(len(self.user.connections))
+        self.user.connections.add(end)
+
+    def leave(self, end: Callable[[], None]) -> None:
+        """It is not any more."""
+        self.user.connections.discard(end)
+
+    # -- parts
+
     def _read(self, source: Destination) -> None:
         self.check(Action.SUBSCRIBE, source)
         if self.user.rights is EVERYTHING or source.kind is not Kind.TOPIC or not is_pattern(source.name):
@@ -106,6 +146,12 @@ class Access:
             and not self._broker.exists(destination.name)
         ):
             self.check(Action.CREATE, destination)
+            if self.user.quota is not None:
+                self.user.quota.create(self._created)
+
+    def _created(self) -> int:
+        """How many queues are in use that he may create."""
+        return sum(may(self.user, Action.CREATE, Destination(Kind.QUEUE, name)) for name in self._broker.queues())
 
 
 class Door:

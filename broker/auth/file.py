@@ -9,6 +9,9 @@
     [user.alice.rights]
     publish = ["queue:orders.*"]
     subscribe = ["queue:{user}.*"]
+
+    [user.alice.limits]
+    messages = 100
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from typing import Any
 
 import msgspec
 
+from broker.auth.limits import Limits
 from broker.auth.rights import Action, BadPattern, Rights
 from broker.auth.secret import BadSecret, check_stored, check_stored_token
 from broker.errors import ConfigError
@@ -61,6 +65,13 @@ class Entry(msgspec.Struct, forbid_unknown_fields=True):
     password: str = ""
     tokens: list[str] = []
     rights: RightsEntry = msgspec.field(default_factory=RightsEntry)
+    #: Limits of his own; for what is not here those hold that every user has.
+    limits: dict[str, Any] = {}
+
+    def limited(self, common: Limits) -> Limits:
+        """His limits, where every user has the `common` ones; raises `msgspec.ValidationError`."""
+        own = msgspec.convert(self.limits, Limits)
+        return msgspec.structs.replace(common, **{key: getattr(own, key) for key in self.limits})
 
     def compiled(self, name: str) -> Rights:
         """The rights, for a user of that name; raises `ConfigError`."""
@@ -123,6 +134,10 @@ def _entry(name: str, said: object) -> Entry:
         raise ConfigError(f"{prefix}: {error.reason}") from None
     except BadSecret as error:
         raise ConfigError(f"{prefix}.password: {error}") from None
+    try:
+        entry.limited(Limits())
+    except msgspec.ValidationError as error:
+        raise ConfigError(in_our_words(str(error), f"{prefix}.limits")) from None
     for place, token in enumerate(entry.tokens):
         try:
             check_stored_token(token)
@@ -153,6 +168,9 @@ def dump(users: dict[str, Entry]) -> str:
         lines += [
             f"{action.value} = {_list(entry.rights.of(action))}\n" for action in Action if entry.rights.of(action)
         ]
+        if entry.limits:
+            lines.append(f"\n[user.{key_of(name)}.limits]\n")
+            lines += [f"{key} = {most}\n" for key, most in sorted(entry.limits.items())]
         lines.append("\n")
     return "".join(lines).rstrip("\n") + "\n"
 

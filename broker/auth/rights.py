@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from broker.auth.limits import Quota
+
 if TYPE_CHECKING:
     from broker.core.destination import Destination
 
@@ -106,6 +108,8 @@ class User:
     rights: Rights
     #: What ends each connection that he logged in on.
     connections: set[Callable[[], None]] = attrs.field(factory=set)
+    #: What is left of his limits; None: he has none.
+    quota: Quota | None = None
 
     def remove(self) -> None:
         """He is no user any more: he may do nothing, and his connections end."""

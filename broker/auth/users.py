@@ -13,6 +13,7 @@ from twisted.python.threadpool import ThreadPool
 from zope.interface import Attribute, Interface, implementer
 
 from broker.auth import file
+from broker.auth.limits import Limits, Quota
 from broker.auth.memory import Failures, Verified, network
 from broker.auth.rights import NOTHING, Rights, User
 from broker.auth.secret import BadSecret, encode, hash_token, unknown, verify
@@ -79,13 +80,24 @@ class Users:
     """The users of the file at `path`, which is read now; raises `ConfigError`.
 
     `run` hashes elsewhere, `now` gives seconds. With `allow_anonymous` the file's user `anonymous` is who names none.
+    `limits` are those of every user, as far as the file gives him none of his own.
     """
 
     _log = Logger()
 
-    def __init__(self, path: str, *, run: Run, now: Callable[[], float], allow_anonymous: bool = False) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        run: Run,
+        now: Callable[[], float],
+        allow_anonymous: bool = False,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+    ) -> None:
         self.path = path
         self._run = run
+        self._now = now
+        self._limits = limits
         self._allow_anonymous = allow_anonymous
         self._verified = Verified()
         self._by_name = Failures(now, burst=NAME_BURST, period=NAME_PERIOD)
@@ -122,6 +134,7 @@ class Users:
         for name, (entry, rights) in entries.items():
             user = self._users[name] = old.get(name) or User(name, NOTHING)
             user.rights = rights
+            self._limit(user, entry.limited(self._limits))
             self._stored[name] = entry.password
             self._tokens |= dict.fromkeys(entry.tokens, user)
         for name, user in old.items():
@@ -188,6 +201,13 @@ class Users:
     def _of_token(self, bearer: str) -> User | None:
         # Found by its hash: how long that takes tells something about the hash, and a hash tells nothing about a token.
         return self._tokens.get(hash_token(bearer))
+
+    def _limit(self, user: User, limits: Limits) -> None:
+        """Have him have these limits."""
+        if user.quota is None:
+            user.quota = Quota(limits, self._now) if limits != Limits() else None
+        elif user.quota.limits != limits:
+            user.quota.change(limits)
 
     def _limited(self, name: str, address: str) -> bool:
         return self._by_name.spent(name) or self._by_address.spent(address)

@@ -134,6 +134,7 @@ class Commit:
         if step.publish is not None:
             destination, message = step.publish
             call.access.publish(destination)
+            call.access.put_in(1, len(message.body))
             transaction.publish(destination, message)
         for loan in (step.op.ack, step.op.nack, step.op.touch):
             if loan is not None:

@@ -61,10 +61,12 @@ class Consuming:
             raise BadValue("Invalid message ack: auto, or leave it out.")
         wait = wait_of(call.parameters, call.header("prefer"))
         worker, code = (call.parameters.text(name) or "" for name in ("worker", "code"))
+        call.access.room()
         take = self._broker.take(name, wait=wait, leased=not how, lease=lease)
         delivery = await call.wait(take)
         if delivery is None:
             return _nothing(name)
+        call.access.lent([delivery])
         with self._back_unless_answered([delivery]):
             answer = delivered(call, delivery, self._broker.now())
         if not how:
@@ -99,11 +101,13 @@ class Consuming:
         again, size = bool(taken), 0
         wait = wanted.wait
         with self._back_unless_answered(taken):
-            while not again and len(taken) < wanted.max and size < MAX_BATCH_BYTES:
+            most = wanted.max if again else min(wanted.max, call.access.room())
+            while not again and len(taken) < most and size < MAX_BATCH_BYTES:
                 delivery = await call.wait(self._broker.take(name, wait=wait, leased=True, lease=lease))
                 if delivery is None:
                     break
                 taken.append(delivery)
+                call.access.lent([delivery])
                 size += len(delivery.message.body)
                 wait = 0
                 if len(taken) % _PER_TURN == 0:

@@ -7,6 +7,7 @@ By default an error is what Linger answers: the status with the explanation as i
 from __future__ import annotations
 
 import http
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +23,7 @@ from broker.errors import (
     NotAllowed,
     NotFound,
     NothingToReload,
+    OverLimit,
     QueueFull,
     Stopping,
     StoreRefused,
@@ -43,6 +45,7 @@ _TABLE: dict[type[BrokerError], tuple[int, str]] = {
     NothingToReload: (409, "nothing-to-reload"),
     StoreUnavailable: (503, "overloaded"),
     Stopping: (503, "draining"),
+    OverLimit: (429, "too-many"),
     QueueFull: (507, "channel-full"),
 }
 
@@ -103,6 +106,8 @@ def of(error: BrokerError) -> Problem:
         if kind in _TABLE:
             status, name = _TABLE[kind]
             retry = RETRY_AFTER if error.retryable else None
+            if isinstance(error, OverLimit):
+                retry = max(math.ceil(error.after), RETRY_AFTER)
             position = getattr(error, "position", None)
             said = {} if position is None else {"errors": [{"detail": error.reason, "position": position}]}
             return Problem(status, name, error.reason, retry_after=retry, silent=status == 404, said=said)

@@ -104,6 +104,7 @@ class Publishing:
             messages = await deferToThread(prepare) if len(call.body) > AT_ONCE else prepare()
             transaction = self._broker.begin()
             try:
+                call.access.put_in(len(messages), sum(len(message.body) for message in messages))
                 for message in messages:
                     transaction.publish(destination, message)
             except BrokerError:
@@ -124,6 +125,7 @@ class Publishing:
     ) -> Published:
         with self._alone(call, destination):
             self._same(call, destination, message)
+            call.access.put_in(1, len(message.body))
             if others:
                 told = self._broker.publish_to([destination, *others], message)
             else:

@@ -70,7 +70,7 @@ COMMON: Mapping[int, str] = {
     408: "the request did not come whole in five minutes",
     413: "far too large",
     414: "the request line is too long",
-    429: "too many requests of this user wait",
+    429: "too many requests of this user wait, or a limit of his is reached",
     431: "a header line is too long",
     500: "the broker's own failure; it is in its log",
     503: "not now: the store does not commit, or the broker stops or drains",

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from twisted.web import http, server
 from zope.interface import implementer
 
+from broker.auth.door import Access
 from broker.hello import TLS_HELLO, refuse
 from broker.http.metadata import content_type
 from broker.http.problem import Problem, render
@@ -53,6 +54,8 @@ class Channel(http.HTTPChannel):
     #: When the request that comes in began to.
     _begun = 0.0
     _cut: IDelayedCall | None = None
+    #: What he may do who sent the last request.
+    _access: Access | None = None
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -71,8 +74,23 @@ class Channel(http.HTTPChannel):
         if self._cut is not None and self._cut.active():
             self._cut.cancel()
         super().connectionLost(reason)
+        if self._access is not None:
+            self._access.leave(self._removed)
         self.site.disconnected(self)
         self._log.info("{peer} left after {answered} requests", peer=self.getPeer(), answered=self.answered)
+
+    def identified(self, access: Access) -> None:
+        """A request was sent by whom `access` is of; the connection is his then. `OverLimit` if he has too many."""
+        before = self._access
+        if before is None or before.user is not access.user:
+            access.enter(self._removed)
+            self._access = access
+            if before is not None:
+                before.leave(self._removed)
+
+    def _removed(self) -> None:
+        """Its user is no user any more."""
+        self.transport.abortConnection()
 
     def checkPersistence(self, request: http.Request, version: bytes) -> bool:
         return super().checkPersistence(request, version) and not self.site.stopping

@@ -246,6 +246,7 @@ class _Root(Resource):
             access = await self._access(request, match.endpoint)
             if gone:
                 return  # while its password was verified
+            request.channel.identified(access)
             call = self._call(request, method, match, access)
             rights.check(call)
             answer = await self._site.endpoints[match.endpoint](call)

@@ -56,18 +56,21 @@ class Streams:
         source, broker = queue(call.match.channel), self._broker
         if broker.is_alias(source):
             raise BadValue(f"{source.name} is an alias: read the channels that it stands for.")
+        call.access.room()
 
         def encoded(delivery: Delivery) -> bytes:
             return _event(encode(envelope(delivery, broker.now())), str(delivery.id), lines)
 
         async def run(sink: Sink) -> None:
             reader = _Reader(broker, sink, lines, encoded)
-            subscription = broker.subscribe(source, reader.deliver, prefetch=credit)
+            granted = call.access.reserve(credit)
+            subscription = broker.subscribe(source, reader.deliver, prefetch=granted)
             try:
                 await reader.run(subscription)
             finally:
                 reader.stop()
                 broker.unsubscribe(subscription)
+                call.access.free(granted)
                 unsettled = list(subscription.unsettled)
                 if call.gone or reader.slow:
                     broker.nack(unsettled, reason="connection lost")

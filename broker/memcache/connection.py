@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from broker.auth.door import Access, host_of
 from broker.core.route import Published
-from broker.errors import BrokerError
+from broker.errors import BrokerError, OverLimit
 from broker.hello import TLS_HELLO, refuse, shown
 from broker.memcache import commands
 from broker.memcache.binary import REQUEST, BinaryParser
@@ -30,6 +30,7 @@ from broker.memcache.session import Session
 from broker.memcache.text import VERSION
 from broker.memcache.voice import Outcome, Voice
 from broker.memcache.wire import Parser
+from broker.memcache.words import texts_of
 from broker.outbox import Outbox, Transport
 
 if TYPE_CHECKING:
@@ -84,8 +85,10 @@ class MemcacheProtocol(Protocol):
         self._watch(self._factory.idle_timeout)
         self._log.info("memcache client {peer} connected", peer=self.peer)
         access = self._factory.door.unnamed(self.transport)
-        if access is not None and access.user is not self._session.access.user:
-            self._enter(access)  # by its certificate
+        if access is not None:
+            # By its certificate, or as anybody; which protocol it speaks is not known yet.
+            self._outbox.reply(self._entered(access, texts_of(self._factory.dialect).loud))
+            self._work()
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes came."""
@@ -124,7 +127,7 @@ class MemcacheProtocol(Protocol):
             self._idle.cancel()
         if self._reading is not None:
             self._reading.cancel()
-        self._session.access.user.connections.discard(self._removed)
+        self._session.access.leave(self._removed)
         requeued = self._session.reads.lost()
         self._factory.disconnected(self)
         self._log.info(
@@ -243,7 +246,7 @@ class MemcacheProtocol(Protocol):
                 self._counters.auth_cmds += 1
                 self._counters.auth_errors += login.access is None
             if login.access is not None:
-                self._enter(login.access)
+                reply = self._entered(login.access, command.voice) or reply
             self._reply(reply)
             if isinstance(command, Malformed) and command.close:
                 self._ending = "bad input"
@@ -253,16 +256,24 @@ class MemcacheProtocol(Protocol):
         answered = Deferred.fromCoroutine(login.answer(command))
         _ = answered.addErrback(self._failed, command.voice).addCallback(done)
 
-    def _enter(self, access: Access) -> None:
-        """The client has said who it is."""
+    def _entered(self, access: Access, voice: Voice) -> bytes:
+        """The client has said who it is; what to tell it if it may not come in all the same."""
+        self._session.access.leave(self._removed)
+        try:
+            if not self._outbox.closed:
+                access.enter(self._removed)
+        except OverLimit:
+            self._ending = "its user has too many connections"
+            return self._failed(Failure(), voice)
         self._must_login = False
-        self._session.access.user.connections.discard(self._removed)
+        known = self._session.access.user is access.user
         self._session.access = access
+        if known:
+            return b""
         if self._parser is not None:
             self._parser.max_message_size = self._factory.max_message_size
-        if not self._outbox.closed:
-            access.user.connections.add(self._removed)
         self._log.info("memcache client {peer} is {user}", peer=self.peer, user=access.user.name)
+        return b""
 
     def _removed(self) -> None:
         """The client is no user any more."""

@@ -99,10 +99,11 @@ class Session:
         message = self._message(command)
         self.access.publish(key.destination)
         name = key.destination.name
-        if not key.others:
-            return name, self._broker.publish(key.destination, message)
         for other in key.others:
             self.access.publish(other)
+        self.access.put_in(1, len(command.body))
+        if not key.others:
+            return name, self._broker.publish(key.destination, message)
         return name, self._broker.publish_to([key.destination, *key.others], message)
 
     def _message(self, command: Set | Cas) -> Message:
@@ -120,6 +121,7 @@ class Session:
             self._counters.cas_misses += 1
             return command.voice.said(Outcome.NOT_FOUND)
         self.access.settle(command.unique)
+        self.access.put_in(1, len(command.body))
         transaction = self._broker.begin()
         try:
             transaction.ack([delivery])
@@ -185,6 +187,8 @@ class Session:
                 key = next((one for one in keys if delivery and one.destination.name == delivery.queue), key)
             else:
                 delivery = await self.reads.read([key], look=command.look)
+            if delivery is not None and key.open:
+                self.access.lent([delivery])
             if delivery is None:
                 value = voice.missed(key)
                 continue
@@ -201,6 +205,8 @@ class Session:
             self.access.check(Action.BROWSE, key.destination)
         else:
             self.access.subscribe(key.destination, waits=key.wait > 0)
+        if key.open and not look:
+            self.access.room()
 
     def _value(self, voice: Voice, key: Key, delivery: Delivery) -> bytes:
         """What is to be written of a value; a large body is written here."""
@@ -231,10 +237,12 @@ class Session:
         deadline = clock.seconds() + command.seconds
         while self.reads.may_open(key):
             await self._room()
+            self.access.room()
             wait = int(max(deadline - clock.seconds(), 0) * 1000)
             delivery = await self.reads.read([msgspec.structs.replace(key, open=True, wait=wait)])
             if delivery is None:
                 break
+            self.access.lent([delivery])
             self._write(self._value(command.voice, key, delivery) + command.voice.end())
             left -= 1
             if not left or clock.seconds() > deadline or not self._may_read():

@@ -79,6 +79,7 @@ ERRORS: dict[type[BrokerError], tuple[bytes, int]] = {
     errors.NotAllowed: (b"CLIENT_ERROR", 0x20),
     errors.MessageTooLarge: (b"TOO_LARGE", 0x03),
     errors.QueueFull: (b"NOT_STORED", 0x05),
+    errors.OverLimit: (b"SERVER_ERROR", 0x86),
     errors.NotFound: (b"NOT_FOUND", 0x01),
     errors.LeaseLost: (b"NOT_FOUND", 0x01),
     errors.StoreUnavailable: (b"SERVER_ERROR", 0x86),

@@ -22,7 +22,6 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.auth.door import Access, host_of
-from broker.auth.rights import User
 from broker.hello import TLS_HELLO, refuse
 from broker.outbox import Outbox, Promise, Transport
 from broker.stomp.dialect import ALL
@@ -86,7 +85,7 @@ class StompProtocol(Protocol):
         self._parser = Parser()
         self._state = _State.CONNECTING
         self._session: Session | None = None
-        self._user: User | None = None
+        self._access: Access | None = None
         self._heartbeat: Heartbeat | None = None
         self._timer: IDelayedCall | None = None
         self._working = False
@@ -137,8 +136,8 @@ class StompProtocol(Protocol):
         self._stop_timers()
         self._outbox.close()
         self._factory.disconnected(self)
-        if self._user is not None:
-            self._user.connections.discard(self._removed)
+        if self._access is not None:
+            self._access.leave(self._removed)
         if self._session is not None:
             self._session.end()
         if was_connected:
@@ -252,6 +251,8 @@ class StompProtocol(Protocol):
             return  # it is gone, or we stop
         if access is None:
             raise Refused("Access refused", "login and passcode are needed, and those of a user")
+        access.enter(self._removed)
+        self._access = access
         if client and self._factory.terms.flavour.client_ids == "alone":
             if client in self._factory.clients:
                 raise Refused("Client id in use", f"another connection has client-id {client}", named=client)
@@ -259,8 +260,6 @@ class StompProtocol(Protocol):
         self.client = client
         self._stop_timers()
         self._state = _State.CONNECTED
-        self._user = access.user
-        self._user.connections.add(self._removed)
         factory = self._factory
         self._parser.dialect, self._parser.limits = agreed.dialect, factory.limits
         self._session = Session(

@@ -58,6 +58,8 @@ class Consumer:
         #: Of a browser: fires when nobody holds it any more, or it is closed.
         self.freed: Deferred[None] | None = None
         self.closed = False
+        #: What of its user's limit it has.
+        self.reserved = 0
         #: What the client must settle, in order of delivery, and the bytes of that.
         self.unsettled: dict[int, Delivery] = {}
         self._bytes = 0

@@ -108,6 +108,7 @@ class Session:
             self._check(target)
         transaction = self._settling.transaction(headers)
         message = to_message(headers, frame.body, self._own(headers, targets), self._broker.now())
+        self._access.put_in(1, len(frame.body))
         if transaction is None and len(targets) == 1 and targets[0].form is not Form.EXPORTED:
             return self._broker.publish(targets[0].destination, message), receipts  # the way of nearly every SEND
         there = [target.destination for target in targets if not self._is_gone(target)]

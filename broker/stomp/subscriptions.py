@@ -154,13 +154,15 @@ class Subscriptions:
         consumer.filters = asked.no_local or (selector is not None and (live or bool(sources)))
         accepts = selector.accepts if selector is not None and not sources else None
         deliver = self._delivering.to(consumer)
+        consumer.reserved = self._access.reserve(asked.prefetch * len(targets))
+        prefetch = max(consumer.reserved // len(targets), 1)
         try:
             for target in targets:
                 consumer.subscriptions.append(
                     self._broker.subscribe(
                         target,
                         deliver,
-                        prefetch=asked.prefetch,
+                        prefetch=prefetch,
                         priority=asked.priority,
                         reliable=asked.mode is not AckMode.AUTO,
                         exclusive=asked.exclusive,
@@ -282,6 +284,8 @@ class Subscriptions:
         consumer.wake()
         for subscription in consumer.subscriptions:
             self._broker.unsubscribe(subscription)
+        reserved, consumer.reserved = consumer.reserved, 0
+        self._access.free(reserved, consumer.unsettled.values())
         if consumer.private is not None and not consumer.unsettled:
             self._temporaries.drop(consumer.private)
             consumer.private = None

@@ -420,6 +420,7 @@ class ErrorTableTest(SynchronousTestCase):
             errors.BadValue: "Invalid header",
             errors.MessageTooLarge: "Body too large",
             errors.QueueFull: "Queue full",
+            errors.OverLimit: "Limit reached",
             errors.NotFound: "Message not found",
             errors.LeaseLost: "Message not found",
             errors.NotAllowed: "Access refused",
