@@ -38,6 +38,7 @@ from broker.core.policy import Policy
 from broker.core.publishing import Publishing
 from broker.core.queue import Queue
 from broker.core.reader import Reader
+from broker.core.replay import Plan
 from broker.storage.sqlite import SQLiteStore
 
 #: What a turn may handle.
@@ -272,6 +273,14 @@ async def free(stand: Stand) -> None:
     await stand.until(lambda: sum(freed) > 20 * count and not freed[-1])
 
 
+async def replay(stand: Stand) -> None:
+    """A replay moves them to another queue."""
+    count = stand.waiting()
+    await stand.broker.replays.create(Plan(queue("q0"), waiting=True, target=queue("again"), move=True))
+    await stand.until(lambda: stand.waiting("again") == count)
+    assert not stand.waiting()
+
+
 Case = Callable[[Stand], Awaitable[None]]
 CASES: dict[str, tuple[Case, Policy]] = {
     "expire, nobody there": (expire, Policy()),
@@ -279,6 +288,7 @@ CASES: dict[str, tuple[Case, Policy]] = {
     "expire to a queue": (move_expired, Policy(expire_to="late")),
     "dead-letter": (dead_letter, Policy(max_attempts=1, dead_letter="dead")),
     "browse": (browse, Policy()),
+    "replay": (replay, Policy()),
     "purge": (purge, Policy()),
     "purge and free": (free, Policy()),
 }

@@ -38,7 +38,7 @@ async def test_no_reactor_turn_handles_too_many_messages(case: str) -> None:
     assert counted.misses == []
 
 
-@pytest.mark.parametrize("case", ["expire before a consumer", "expire to a queue", "dead-letter", "browse"])
+@pytest.mark.parametrize("case", ["expire before a consumer", "expire to a queue", "dead-letter", "browse", "replay"])
 @tx(60)
 async def test_no_reactor_turn_handles_too_many_bytes(case: str) -> None:
     _, counted = await turns.run(the_reactor(), case, 500, 2_000)
