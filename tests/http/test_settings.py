@@ -116,6 +116,9 @@ def test_a_paused_channel_takes_and_gives_nothing_until_it_is_resumed() -> None:
     assert world.post("work").status == 202
     waiting = world.waiting("GET", "/channels/work")
     assert waiting.answers() == []
+    assert world.get("work").status == 204, "it is as if nothing were there"
+    assert world.ask("POST", "/channels/work/lease?wait=0").status == 204
+    assert world.ask("HEAD", "/channels/work").status == 200, "a look is free"
     assert world.ask("POST", "/channels/work/resume").status == 200
     world.clock.advance(0)
     assert waiting.answer().status == 200
