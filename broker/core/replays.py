@@ -15,10 +15,9 @@ import attrs
 import msgspec
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from broker.core.browsing import Browsing, Seen, all_in_memory
+from broker.core.browsing import Browsing, Seen
 from broker.core.conditions import Subject
 from broker.core.destination import Destination, Kind
 from broker.core.directory import Directory
@@ -28,9 +27,10 @@ from broker.core.message import Message
 from broker.core.patterns import is_pattern
 from broker.core.publishing import Publishing
 from broker.core.queue import Queue
-from broker.core.reader import Lane, Reader
 from broker.core.replay import RUN, Job, Plan, State
+from broker.core.replay_extent import between
 from broker.core.replay_records import Records
+from broker.core.replay_undo import Undoing
 from broker.core.replay_work import Work, over
 from broker.core.retention import Retention
 from broker.core.stats import BrokerStats
@@ -45,8 +45,6 @@ MAX_OVER = 100
 _FULL, _RETRY = 0.1, 1.0
 #: Messages looked at on a page of a dry run, and shown of it.
 _PAGE, SAMPLES = 1_000, 5
-#: Logs looked through in a reactor turn for what a replay has put in.
-_LOGS = 5_000
 
 
 @attrs.frozen
@@ -114,13 +112,11 @@ class Replays:
         self._store = store
         self._clock = clock
         self._directory = directory
-        self._journal = journal
         self._publishing = publishing
         self._retention = retention
-        self._changed = changed
-        self._settle = settle
         self._records = Records(store, directory, publishing)
         self._work = Work(clock, directory, journal, publishing, browsing, self._records, stats, changed)
+        self._undoing = Undoing(store, clock, directory, journal, changed, settle)
         self._jobs: dict[int, _Running] = {}
         #: Held while a replay comes to be: the next has the next number.
         self._birth = DeferredLock()
@@ -172,7 +168,7 @@ class Replays:
             taken = {one.job.run for one in self._jobs.values() if not one.job.state.over or one.job.undoing}
             run = next(number for number in range(1, len(taken) + 2) if number not in taken)
             id = max(self._jobs, default=0) + 1
-            total = await self._between(plan)
+            total = await between(self._store, self._directory, plan)
             job = Job(id, plan, run, begun=self._publishing.stamp + 1, total=total)
             try:
                 await self._work.write(job)
@@ -277,31 +273,6 @@ class Replays:
         now = self._publishing.stamp + 1
         return msgspec.structs.replace(plan, until=min(plan.until or now, now))
 
-    async def _between(self, plan: Plan) -> int:
-        """Messages between the plan's bounds; about, where some are settled."""
-        if plan.waiting:
-            queue = self._directory.find(plan.source.name)
-            readers = list(queue.readers) if queue is not None else []
-            return sum([await self._waiting(reader, plan) for reader in readers])
-        log = self._directory.find_log(plan.source)
-        lanes = [lane for lane in log.lanes.values() if not lane.run] if log is not None else []
-        counts = [high - low for low, high in [await self._range(lane, plan.since, plan.until) for lane in lanes]]
-        return sum(max(count, 0) for count in counts)
-
-    async def _waiting(self, reader: Reader, plan: Plan) -> int:
-        if not reader.lane.durable:
-            return reader.waiting
-        low, high = await self._range(reader.lane, plan.since, plan.until)
-        return min(reader.waiting, max(high - max(low, reader.bits.cursor), 0))
-
-    async def _range(self, lane: Lane, since: int, until: int) -> tuple[int, int]:
-        """The numbers of what has a stamp between two; as far as it is kept, the first stored one is the lowest."""
-        low = await self._store.seek(lane.id, since)
-        if not since:
-            batches = await self._store.read(lane.id, 0, 1)
-            low = batches[0].base if batches else lane.next
-        return low, await self._store.seek(lane.id, until)
-
     # -- running
 
     def _begin(self, one: _Running) -> None:
@@ -360,57 +331,11 @@ class Replays:
             one.alarm = self._clock.callLater(seconds, _wake, one)
             await one.nap
 
-    # -- undoing
-
     async def _undo(self, one: _Running) -> None:
-        """Settle what it put in and nobody has got."""
-        job = one.job
-        undone = 0
-        for lane in await self._lanes(job):
-            low, high = await self._range(lane, job.begun, job.ended + 1)
-            for reader in list(lane.readers):
-                undone += await self._settled(reader, low, min(high, lane.next))
-        for queue in self._directory.volatile():
-            undone += self._settled_in_memory(queue, str(job.id))
-        await self._journal.durable()
+        """Settle what it put in and nobody has got, and remember how much that was."""
+        undone = await self._undoing.settle(one.job)
         job = msgspec.structs.replace(one.job, undoing=False, undone=one.job.undone + undone)
         one.job = await self._work.write(job)
-
-    async def _lanes(self, job: Job) -> list[Lane]:
-        """The lanes that it filled; others may have, before and after it."""
-        if job.plan.target is not None:
-            log = self._directory.find_log(job.plan.target)
-            logs = [log] if log is not None else []
-        else:
-            logs = list(self._directory.logs.values())
-        found = []
-        for number, log in enumerate(logs, 1):
-            found += [lane for lane in log.lanes.values() if lane.run == job.run]
-            if number % _LOGS == 0:
-                await deferLater(self._clock, 0)
-        return found
-
-    async def _settled(self, reader: Reader, low: int, high: int) -> int:
-        """Settle a range for one queue, but for what is on loan; how much that was."""
-        before = reader.waiting
-        held_back = [seq for seq, loan in reader.on_loan.items() if loan.delayed and low <= seq < high]
-        for first, end in reader.settle_range(low, high):
-            self._journal.settle(reader, first, end)
-        for seq in held_back:
-            if seq in reader.on_loan:
-                await self._settle(reader.delivery_id(seq))
-        self._changed(reader.queue)
-        return before - reader.waiting
-
-    def _settled_in_memory(self, queue: Queue, run: str) -> int:
-        """The same for a queue that keeps nothing on disk."""
-        settled = 0
-        for reader in [reader for reader in queue.readers if not reader.lane.durable]:
-            for seq, message in all_in_memory(reader):
-                if message.headers.get(RUN) == run and seq not in reader.on_loan:
-                    settled += reader.settle(seq, message)
-        self._changed(queue)
-        return settled
 
     # -- parts
 
