@@ -63,6 +63,18 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     priority: int = PRIORITY
     #: A redrive of everything is meant.
     all: bool = False
+    #: What whoever asks calls it: asked again under this, it is not begun again.
+    key: str = ""
+
+    def same(self, other: Plan) -> bool:
+        """True if it does the same, but for bounds and pace."""
+        return (self.source, self.waiting, self.target, self.move, self.match) == (
+            other.source,
+            other.waiting,
+            other.target,
+            other.move,
+            other.match,
+        )
 
 
 class Job(msgspec.Struct, frozen=True):

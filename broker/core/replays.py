@@ -156,12 +156,15 @@ class Replays:
         return self._progress(self._known(id))
 
     async def create(self, plan: Plan) -> Job:
-        """Begin a replay; its record is on disk when this returns.
+        """Begin a replay; its record is on disk when this returns. One with the same key is not begun again.
 
         `NotFound`: there is no such source. `BadValue`, `BadFilter`: it cannot be.
         """
         await self._birth.acquire()
         try:
+            for one in self._jobs.values():
+                if plan.key and one.job.plan.key == plan.key:
+                    return one.job
             plan = self._checked(plan)
             if sum(not one.job.state.over for one in self._jobs.values()) >= MAX_JOBS:
                 raise BadValue(f"{MAX_JOBS} replays are not over, the most there may be: cancel some, or wait")

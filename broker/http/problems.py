@@ -20,7 +20,8 @@ PROBLEMS: Mapping[str, str] = {
     "forbidden": "The user has no right to this, or the request comes from a foreign page (`Origin`, `Host`).",
     "idempotency-in-progress": "A publish under the same `Idempotency-Key` is still under way. Ask again: "
     "the answer is then that of the first, or, if it failed, that of this one.",
-    "idempotency-mismatch": "The same `Idempotency-Key` was used for another message. Use a new key for a new message.",
+    "idempotency-mismatch": "The same `Idempotency-Key` was used for something else. Use a new key for a new "
+    "message, or replay.",
     "internal": "The broker failed in a way it does not explain to clients; its log does.",
     "lease-lost": "The message is not, or no longer, on loan under this lease: it ran out, was given back, or somebody "
     "else has it now. Do not repeat the request; what was done with the message may be done again by others.",

@@ -211,7 +211,13 @@ DOCS: Mapping[Endpoint, Doc] = {
     Endpoint.BEGIN_REPLAY: Doc(
         "put messages of the past, or what waits or died in a channel, in again",
         "dry_run",
-        {200: "what it would put in", 202: "it runs", 404: "there is no such source", 415: "the body is not JSON"},
+        {
+            200: "what it would put in",
+            202: "it runs",
+            404: "there is no such source",
+            415: "the body is not JSON",
+            422: "the `Idempotency-Key` was used for another replay",
+        },
         body=Body((JSON,), Replay, needed=True),
     ),
     Endpoint.REPLAY: Doc(

@@ -11,6 +11,7 @@ from broker.auth.door import Access
 from broker.auth.rights import Action
 from broker.core.broker import Broker
 from broker.core.destination import Destination, Kind, queue, topic
+from broker.core.message import Message
 from broker.core.replay import PRIORITY, Plan
 from broker.core.replays import Progress
 from broker.errors import BadValue, NotFound
@@ -72,7 +73,7 @@ class Replays:
         self._broker = broker
 
     async def create(self, call: Call) -> Answer:
-        """``POST /replays``: begin one; with ``dry_run`` only say what it would put in."""
+        """``POST /replays``: begin one, once for an ``Idempotency-Key``; ``dry_run``: only say what it would put in."""
         plan = self._plan(await _read(call, Replay))
         _check(call.access, plan)
         try:
@@ -80,9 +81,13 @@ class Replays:
                 seen = await call.wait(self._broker.replays.preview(plan))
                 samples = [looked_at(one, body=True) for one in seen.samples]
                 return json(200, {"examined": seen.examined, "matched": seen.matched, "samples": samples})
+            if call.header("idempotency-key"):
+                plan = msgspec.structs.replace(plan, key=call.key(Message()))
             job = await self._broker.replays.create(plan)
         except NotFound as error:
             raise Problem(404, "not-found", error.reason) from None
+        if not job.plan.same(plan):
+            raise Problem(422, "idempotency-mismatch", "This Idempotency-Key was used for another replay.")
         answer = json(202, shown(self._broker.replays.find(job.id)))
         location = (b"Location", b"/replays/%d" % job.id)
         return msgspec.structs.replace(answer, fields=[*answer.fields, location])

@@ -81,6 +81,21 @@ def test_a_dry_run_says_what_would_come_and_changes_nothing(world: World) -> Non
     assert (bodies(world), world.ask("GET", "/replays").json["replays"]) == ([], [])
 
 
+def test_a_request_that_is_sent_again_begins_nothing(world: World) -> None:
+    publish(world, "1", "2")
+
+    def ask(key: str, **plan: Any) -> Response:
+        body = json.dumps(AGAIN | plan).encode()
+        answer = world.ask("POST", "/replays", body, Content_Type="application/json", Idempotency_Key=key)
+        world.clock.advance(0)
+        return answer
+
+    assert [ask("a").json["id"], ask("a", since="-1d").json["id"], ask('"b"').json["id"]] == [1, 1, 2]
+    assert bodies(world) == [1, 2, 1, 2]
+    other = ask("a", match="data = 1")
+    assert (other.status, other.reason) == (422, "This Idempotency-Key was used for another replay.")
+
+
 def test_a_channels_history_comes_again(world: World) -> None:
     world.post("work", b"a")
     world.ask("DELETE", f"/messages/{world.get('work').id}")
