@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import attrs
@@ -36,14 +37,16 @@ from twisted.python.components import Componentized
 from twisted.scripts._twistd_unix import UnixAppLogger
 from twisted.web.http import Request
 
-from broker import __version__
+from broker import __version__, busy
 from broker.auth.door import Door
+from broker.auth.limits import Arrivals
 from broker.auth.users import HashingThreads, Users
 from broker.config import MEMORY, Config, HttpListener, MemcacheListener, StompListener, Where
 from broker.core.broker import Broker
 from broker.core.stats import FrontStats
 from broker.core.store import IStore
 from broker.errors import BrokerError, ConfigError
+from broker.gate import Gate, Wrapped
 from broker.http import guard
 from broker.http.problem import Problem
 from broker.http.server import Site, make_site
@@ -171,7 +174,9 @@ def build(
             now=reactor.seconds,
             allow_anonymous=config.allow_anonymous,
             limits=config.limits.user,
+            logins=config.limits.address_logins,
         )
+    arrivals = Arrivals(config.limits, reactor.seconds)
     with contextlib.ExitStack() as taken:  # given back if anything below fails
         lock = None
         if store is None and config.data == MEMORY:
@@ -204,6 +209,9 @@ def build(
                 )
             named = isinstance(wish.place, Described) or way.name.startswith("unix:")
             scheme = "http://" if wish.front == "http" and not named else ""
+            if arrivals.bounded:
+                words = busy.words(wish.front, wish.said) if wish.certificates is None else None
+                way = Wrapped(way, partial(Gate, NAMES[wish.front], arrivals, reactor, words))
             if wish.certificates is not None:
                 result.reloading.certificates.append(wish.certificates)
                 secure, scheme = "https" if wish.front == "http" else "tls", ""

@@ -1,23 +1,26 @@
-"""How much one user may have at a time, and do in a second. Pure, and known to the ``broker`` command.
+"""How much one user, or one address, may have at a time, and do in a second. Pure, and known to ``broker`` commands.
 
 A limit is looked at before anything is taken in, so that nothing which was accepted is ever lost to one; who is over it
-is told when to come back. What is kept for it is two buckets and a few numbers for each user.
+is told when to come back. What is kept for it is two buckets and a few numbers for each user, and for each of the last
+10,000 addresses.
 """
 
 from __future__ import annotations
 
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Annotated, Protocol
 from weakref import WeakSet
 
 import msgspec
 
+from broker.auth.memory import MAX_KEYS, network
 from broker.errors import OverLimit
 
 #: What is exact in every client's JSON.
 _MOST = 2**53 - 1
 Count = Annotated[int, msgspec.Meta(ge=0, le=_MOST)]
-#: Seconds until a count of queues that reached the limit is taken again: it looks at every queue's name.
+#: Seconds until queues are counted again that were found to be too many: it looks at every queue's name.
 RECOUNT = 1.0
 #: Seconds after which somebody may come back whose limit is not one of time.
 LATER = 1.0
@@ -43,6 +46,14 @@ class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     #: The limits of each user, as far as the users file gives him none of his own: a table, ``[limits.user]``.
     user: Limits = Limits()
+    #: Connections at a time, of all protocols together.
+    connections: Count = 0
+    #: Connections at a time from one address (IPv6: a /64).
+    address_connections: Count = 0
+    #: New connections from one address in a second; a second's worth may come at once.
+    address_rate: Count = 0
+    #: Logins from one address in a second for which a password must be hashed, whatever becomes of them.
+    address_logins: Count = 0
 
 
 class Loan(Protocol):
@@ -80,6 +91,79 @@ class Bucket:
     def take(self, cost: int) -> None:
         """Take it; the next one waits for as long as it is missing."""
         self._level -= cost
+
+
+class Buckets:
+    """A bucket of the same rate for each of many keys, in bounded memory: what was longest not asked for is full."""
+
+    def __init__(self, rate: int, now: Callable[[], float]) -> None:
+        self._rate = rate
+        self._now = now
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def take(self, key: str) -> float:
+        """Take one; seconds to wait if there is none, and none is taken then."""
+        if not self._rate:
+            return 0.0
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = Bucket(self._rate, self._now)
+            if len(self._buckets) > MAX_KEYS:
+                self._buckets.popitem(last=False)
+        self._buckets.move_to_end(key)
+        wait = bucket.wait(1)
+        if not wait:
+            bucket.take(1)
+        return wait
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+
+class Arrivals:
+    """The connections of all listeners: how many there are, and how many of each address."""
+
+    def __init__(self, bounds: Bounds, now: Callable[[], float]) -> None:
+        self._bounds = bounds
+        self._rates = Buckets(bounds.address_rate, now)
+        #: By network, those that are open.
+        self._open: Counter[str] = Counter()
+        self._total = 0
+
+    @property
+    def bounded(self) -> bool:
+        """True if there is any limit."""
+        bounds = self._bounds
+        return bool(bounds.connections or bounds.address_connections or bounds.address_rate)
+
+    def enter(self, address: str) -> Callable[[], None]:
+        """One more from `address` (empty: a Unix socket, of which there may be any number); what to call at its end.
+
+        `OverLimit`: it may not come in.
+        """
+        bounds, key = self._bounds, network(address)
+        if bounds.connections and self._total >= bounds.connections:
+            raise OverLimit("too many open connections", LATER)
+        if key:
+            if bounds.address_connections and self._open[key] >= bounds.address_connections:
+                raise OverLimit("too many open connections from this address", LATER)
+            wait = self._rates.take(key)
+            if wait:
+                raise OverLimit("too many new connections from this address", wait)
+            self._open[key] += 1
+        self._total += 1
+        left = False
+
+        def leave() -> None:
+            nonlocal left
+            if not left:
+                left = True
+                self._total -= 1
+                self._open[key] -= 1
+                if self._open[key] <= 0:
+                    del self._open[key]
+
+        return leave
 
 
 class Quota:
@@ -126,7 +210,8 @@ class Quota:
             return
         if self._queues >= most and self._now() >= self._recount:
             self._queues = count()
-            self._recount = self._now() + RECOUNT
+            if self._queues >= most:
+                self._recount = self._now() + RECOUNT
         if self._queues >= most:
             raise OverLimit(f"too many queues: a user may have {most}", RECOUNT)
         self._queues += 1

@@ -13,7 +13,7 @@ from twisted.python.threadpool import ThreadPool
 from zope.interface import Attribute, Interface, implementer
 
 from broker.auth import file
-from broker.auth.limits import Limits, Quota
+from broker.auth.limits import Buckets, Limits, Quota
 from broker.auth.memory import Failures, Verified, network
 from broker.auth.rights import NOTHING, Rights, User
 from broker.auth.secret import BadSecret, encode, hash_token, unknown, verify
@@ -80,7 +80,8 @@ class Users:
     """The users of the file at `path`, which is read now; raises `ConfigError`.
 
     `run` hashes elsewhere, `now` gives seconds. With `allow_anonymous` the file's user `anonymous` is who names none.
-    `limits` are those of every user, as far as the file gives him none of his own.
+    `limits` are those of every user, as far as the file gives him none of his own; `logins` from one address in a
+    second may ask for a hash (0: any number).
     """
 
     _log = Logger()
@@ -93,6 +94,7 @@ class Users:
         now: Callable[[], float],
         allow_anonymous: bool = False,
         limits: Limits = Limits(),  # noqa: B008 - frozen
+        logins: int = 0,
     ) -> None:
         self.path = path
         self._run = run
@@ -102,6 +104,7 @@ class Users:
         self._verified = Verified()
         self._by_name = Failures(now, burst=NAME_BURST, period=NAME_PERIOD)
         self._by_address = Failures(now, burst=ADDRESS_BURST, period=ADDRESS_PERIOD)
+        self._logins = Buckets(logins, now)
         self._turn = DeferredSemaphore(AT_A_TIME)
         self._unknown = unknown()
         self._users: dict[str, User] = {}
@@ -174,6 +177,9 @@ class Users:
         if digest in self._verified:
             return self._users.get(name)
         if self._limited(name, address):
+            return None
+        if self._logins.take(address):
+            self._log.debug("more logins from {address} than are allowed: refused", address=address)
             return None
         if len(self._turn.waiting) >= MAX_WAITING:
             self._log.warn("too many logins at once, one from {address} is refused", address=address or "this machine")

@@ -89,8 +89,9 @@ class Channel(http.HTTPChannel):
                 before.leave(self._removed)
 
     def _removed(self) -> None:
-        """Its user is no user any more."""
-        self.transport.abortConnection()
+        """Its user is no user any more: what he waits for, or reads, ends. What he asks from now on is 401."""
+        if self.requests:
+            self.transport.abortConnection()
 
     def checkPersistence(self, request: http.Request, version: bytes) -> bool:
         return super().checkPersistence(request, version) and not self.site.stopping

@@ -182,6 +182,12 @@ def test_http_lends_no_more_than_a_user_may_have(http: test_http.Guarded) -> Non
     assert http.by("alice", "GET", "/channels/q/stream").status == 429
 
 
+def test_a_stream_of_who_is_removed_ends(http: test_http.Guarded) -> None:
+    connection = http.waiting("GET", "/channels/q/stream", Authorization=test_http.basic())
+    http.authenticator.users["alice"].remove()
+    assert connection.transport.disconnected
+
+
 # -- where limits come from
 
 
