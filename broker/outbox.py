@@ -39,13 +39,17 @@ class Transport(Protocol):
 
 
 class Promise:
-    """The place of one reply that is not known yet. It is kept or, when there is nothing to say, kept with ``b""``."""
+    """The place of a reply that is not known yet, or of several that are known together.
 
-    __slots__ = ("_outbox", "reply", "size")
+    It is kept or, when there is nothing to say, kept with ``b""``.
+    """
 
-    def __init__(self, outbox: Outbox, size: int) -> None:
+    __slots__ = ("_outbox", "count", "reply", "size")
+
+    def __init__(self, outbox: Outbox, size: int, count: int) -> None:
         self._outbox = outbox
         self.size = size
+        self.count = count
         self.reply: bytes | None = None
 
     def keep(self, reply: bytes) -> None:
@@ -69,7 +73,7 @@ class Outbox:
         self._relieved = relieved
         self._wrote = wrote
         self._promises: deque[Promise] = deque()
-        self._owed_bytes = 0
+        self._owed = self._owed_bytes = 0
         self._unsent = 0
         self._unsent_replies = 0
         self._when_sent: list[Callable[[], None]] = []
@@ -109,12 +113,13 @@ class Outbox:
         if self._unsent_replies >= MAX_UNSENT_REPLIES and not self.closed:
             self.hold("unsent replies")
 
-    def promise(self, size: int = 0) -> Promise:
-        """The next reply's place; `size` is what the request holds in memory until then, in bytes."""
-        promise = Promise(self, size)
+    def promise(self, size: int = 0, count: int = 1) -> Promise:
+        """The place of the next reply, or of so many; `size` is what is held in memory until then, in bytes."""
+        promise = Promise(self, size, count)
         self._promises.append(promise)
+        self._owed += count
         self._owed_bytes += size
-        if len(self._promises) >= MAX_OWED or self._owed_bytes >= MAX_OWED_BYTES:
+        if self._owed >= MAX_OWED or self._owed_bytes >= MAX_OWED_BYTES:
             self.hold("owes replies")
         return promise
 
@@ -137,25 +142,29 @@ class Outbox:
         if promise not in self._promises:
             return False
         while self._promises[-1] is not promise:
-            self._owed_bytes -= self._promises.pop().size
+            self._forget(self._promises.pop())
         promise.keep(reply)
         return True
 
     @property
     def owed(self) -> int:
         """Replies not yet written."""
-        return len(self._promises)
+        return self._owed
+
+    def _forget(self, promise: Promise) -> None:
+        self._owed -= promise.count
+        self._owed_bytes -= promise.size
 
     def _kept(self) -> None:
         promises = self._promises
         ready = []
         while promises and promises[0].reply is not None:
             promise = promises.popleft()
-            self._owed_bytes -= promise.size
+            self._forget(promise)
             ready.append(promise.reply or b"")
         if ready:
             self._answer(b"".join(ready))
-        if len(promises) <= MAX_OWED // 2 and self._owed_bytes <= MAX_OWED_BYTES // 2:
+        if self._owed <= MAX_OWED // 2 and self._owed_bytes <= MAX_OWED_BYTES // 2:
             self.free("owes replies")
         if not promises:
             calls, self._when_idle = self._when_idle, []
@@ -208,6 +217,7 @@ class Outbox:
             return
         self.closed = True
         self._promises.clear()
+        self._owed = self._owed_bytes = 0
         self._when_sent.clear()
         self._when_idle.clear()
         self._transport.unregisterProducer()

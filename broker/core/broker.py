@@ -19,6 +19,7 @@ from twisted.logger import Logger
 
 from broker.core.binding import named_source
 from broker.core.browsing import Accepts, Browsing, Page, Seen, State, reasons
+from broker.core.burst import Burst, burst
 from broker.core.clock import Delays
 from broker.core.consumers import Line, Subscription
 from broker.core.delivery import Delivery
@@ -211,6 +212,10 @@ class Broker(Overview):
         Raises at once `MessageTooLarge`, `QueueFull`, `Stopping`; fails with `StoreUnavailable` or `StoreRefused`.
         """
         return self._publishing.publish(destination, message)
+
+    def burst(self, destination: Destination) -> Burst | None:
+        """What puts plain messages into a queue together; None if each is to be published by itself."""
+        return burst(self._publishing, destination)
 
     def publish_to(self, destinations: Iterable[Destination], message: Message) -> Deferred[Published]:
         """The same for several destinations, each once: all of them get it, or none."""

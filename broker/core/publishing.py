@@ -47,8 +47,10 @@ class Publishing:
         now: Callable[[], int],
         changed: Callable[[Queue], None],
     ) -> None:
-        self._directory = directory
+        self.directory = self._directory = directory
         self._journal = journal
+        #: Commits a unit.
+        self.append = journal.append
         self._stats = stats
         self._now = now
         self._changed = changed
@@ -140,7 +142,7 @@ class Publishing:
 
     def _accept(self, message: Message, policy: Policy | TopicPolicy, delay: int) -> Message:
         """The same; the life of one that is delayed begins when it is due."""
-        self.stamp = self._journal.last_stamp = max(self._now(), self.stamp + 1)
+        self.stamps(1)
         expires = message.expires
         if message.ttl and not delay:
             end = self.stamp + message.ttl * 1000
@@ -152,6 +154,12 @@ class Publishing:
             if policy.priority == "off":
                 priority = 0
         return msgspec.structs.replace(message, stamp=self.stamp, expires=expires, delay=delay, priority=priority)
+
+    def stamps(self, count: int) -> int:
+        """The first of so many stamps that follow one another."""
+        first = max(self._now(), self.stamp + 1)
+        self.stamp = self._journal.last_stamp = first + count - 1
+        return first
 
     # -- where it goes
 
@@ -295,7 +303,9 @@ class Publishing:
             return self._remembered(route, self._waits(append, seq))
         if append is not None and seq < 0:
             return self._remembered(route, Published(""))  # its queue was deleted meanwhile
-        self._count(destination, message)
+        self.count(1, len(message.body))
+        if destination.kind is Kind.TOPIC:
+            self._stats.published_to_topics += 1
         got: dict[str, int] = {}
         message_id = ""
         if append is not None:
@@ -340,11 +350,10 @@ class Publishing:
                 queue.detach(listener.subscription)
                 listener.dropped()
 
-    def _count(self, destination: Destination, message: Message) -> None:
-        self._stats.published += 1
-        self._stats.published_bytes += len(message.body)
-        if destination.kind is Kind.TOPIC:
-            self._stats.published_to_topics += 1
+    def count(self, messages: int, size: int) -> None:
+        """Messages with so many bytes of bodies were published."""
+        self._stats.published += messages
+        self._stats.published_bytes += size
 
     # -- publishers' keys
 

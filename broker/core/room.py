@@ -61,14 +61,14 @@ class Room:
 
     # -- what comes
 
-    def expect(self, size: int) -> None:
-        """A message is on its way in."""
-        self.incoming += 1
+    def expect(self, size: int, count: int = 1) -> None:
+        """Messages are on their way in."""
+        self.incoming += count
         self._incoming_bytes += size
 
-    def expected(self, size: int) -> None:
-        """It has come, or will not."""
-        self.incoming -= 1
+    def expected(self, size: int, count: int = 1) -> None:
+        """They have come, or will not."""
+        self.incoming -= count
         self._incoming_bytes -= size
 
     # -- what goes

@@ -30,6 +30,16 @@ class Append:
 
 
 @attrs.define(eq=False)
+class Together:
+    """Messages for one lane that its one reader gets; nothing else is to be done for them."""
+
+    lane: Lane
+    messages: list[Message]
+    #: Bytes of memory that they are counted with.
+    size: int
+
+
+@attrs.define(eq=False)
 class Unit:
     """What is stored whole or not at all."""
 
@@ -42,6 +52,8 @@ class Unit:
     #: Settled and given back by a transaction, once it is committed.
     acks: list[Delivery] = attrs.field(factory=list)
     nacks: list[tuple[Delivery, Failure | None]] = attrs.field(factory=list)
+    #: Stored as well: its number is that of the first.
+    together: Together | None = None
     #: Called when the outcome is known, before anybody is told: True if it is committed.
     ended: Callable[[bool], None] | None = None
     #: Fires with the number of each append (-1: its queue was deleted meanwhile).

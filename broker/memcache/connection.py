@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.auth.door import Access, host_of
+from broker.core.burst import Burst
 from broker.core.route import Published
 from broker.errors import BrokerError, OverLimit
 from broker.hello import TLS_HELLO, refuse, shown
@@ -62,6 +63,9 @@ class MemcacheProtocol(Protocol):
         self._busy = False
         self._reading: Deferred[bytes] | None = None
         self._drained: Deferred[None] | None = None
+        # `set`s of one key that came together, and what puts them in.
+        self._sets: list[Set] = []
+        self._burst: Burst | None = None
         self._input_ended = False
         # Why nothing more is done for this client.
         self._ending = ""
@@ -184,6 +188,9 @@ class MemcacheProtocol(Protocol):
                 if outbox.holding:
                     return
                 command = None if self._parser is None else self._parser.next_command()
+                if isinstance(command, Set) and self._gather(command):
+                    continue
+                self._put_in()
                 if command is not None:
                     self._begin(command)
                 elif self._input_ended:
@@ -191,6 +198,7 @@ class MemcacheProtocol(Protocol):
                 else:
                     return
         finally:
+            self._put_in()
             self._working = False
 
     def _begin(self, command: Command) -> None:
@@ -298,6 +306,50 @@ class MemcacheProtocol(Protocol):
             self._log.failure("a memcache command of {peer} failed", failure, peer=self.peer)
 
     # -- set
+
+    def _gather(self, command: Set) -> bool:
+        """Put it in together with those of the same key that came with it; False if it must be published by itself."""
+        if self._must_login:
+            return False
+        if not self._sets or self._sets[0].key != command.key:
+            self._put_in()
+            self._burst = self._session.burst(command.key)
+        if self._burst is None:
+            return False
+        try:
+            if not self._session.add(self._burst, command):
+                return False
+        except OverLimit:
+            self._put_in()
+            self._reply(self._failed(Failure(), command.voice))
+        else:
+            self._sets.append(command)
+        return True
+
+    def _put_in(self) -> None:
+        """Put in what was gathered; it has one reply, in the words of each."""
+        burst, self._burst = self._burst, None
+        sets, self._sets = self._sets, []
+        if burst is None or not sets:
+            return
+        promise = self._outbox.promise(sum(len(command.body) for command in sets), len(sets))
+
+        def stored(first: int) -> bytes:
+            ids = range(first, first + len(sets)) if first else [0] * len(sets)
+            return b"".join(
+                command.voice.said(Outcome.STORED, id, len(command.body)) for id, command in zip(ids, sets, strict=True)
+            )
+
+        def failed(failure: Failure) -> bytes:
+            return b"".join(self._failed(failure, command.voice) for command in sets)
+
+        def keep(reply: bytes) -> None:
+            self._counters.bytes_written += len(reply)
+            promise.keep(reply)
+            if self._ending == BECAUSE_OF_AN_ERROR:
+                self._work()
+
+        _ = burst.put().addCallbacks(stored, failed).addCallback(keep)
 
     def _set(self, command: Set) -> None:
         voice = command.voice

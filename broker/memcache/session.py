@@ -15,10 +15,11 @@ from twisted.python.failure import Failure
 
 from broker.auth.door import Access
 from broker.auth.rights import Action
+from broker.core.burst import Burst
 from broker.core.delivery import Delivery
 from broker.core.message import Message
 from broker.core.route import Published
-from broker.errors import NotFound
+from broker.errors import BrokerError, NotFound
 from broker.memcache import cursors
 from broker.memcache.administration import Administration
 from broker.memcache.commands import (
@@ -90,6 +91,26 @@ class Session:
             raise Blocked(f"there were {self._of.refuse_reads_above} connections already: this one may not read")
 
     # -- set
+
+    def burst(self, raw: bytes) -> Burst | None:
+        """What puts plain messages into the queue of this key together; None if each is to be published by itself."""
+        try:
+            self._check_write()
+            key = self._keys.to_store(raw)
+            self.access.publish(key.destination)
+        except BrokerError:
+            return None  # to be said of each by itself
+        return None if key.others else self._broker.burst(key.destination)
+
+    def add(self, burst: Burst, command: Set) -> bool:
+        """Put it in with the others of `burst`; False if it must be published by itself. Raises `OverLimit`."""
+        message = self._message(command)
+        if not burst.takes(message):
+            return False
+        self.access.put_in(1, len(command.body))
+        self._counters.cmd_set += 1
+        burst.add(message)
+        return True
 
     def publish(self, command: Set) -> tuple[str, Deferred[Published]]:
         """Put a message in; the queue's or topic's name, and what becomes of it. Raises what can be said at once."""

@@ -104,6 +104,11 @@ class Parser:
                 self._skip_line = False
                 continue
             line = data[at:end]
+            if not self._line and (known := self._texts.known.get(line)) is not None:
+                command = self._follows(known) if isinstance(known, Payload) else known
+                if command is not None:
+                    return self._given(command)
+                continue
             if self._line:
                 self._line += line
                 line = bytes(self._line)
@@ -118,6 +123,7 @@ class Parser:
                 command = meta if not isinstance(meta, Payload) else self._follows(meta)
             else:
                 parsed = self._texts.parse(words)
+                self._texts.remember(line, parsed)
                 command = parsed if not isinstance(parsed, Payload) else self._follows(parsed)
             if command is not None:
                 return self._given(command)

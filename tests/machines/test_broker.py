@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from math import inf
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -128,8 +129,13 @@ class BrokerMachine(RuleBasedStateMachine):
                 for sent in copies:
                     sent.refused = True
 
+        burst = self.broker.burst(to)
         try:
-            published: Deferred[Any] = self.broker.publish(to, message)
+            if burst is not None and burst.takes(message):
+                burst.add(message)
+                published: Deferred[Any] = burst.put()
+            else:
+                published = self.broker.publish(to, message)
         except BrokerError:
             refused(None)
         else:
@@ -162,6 +168,10 @@ class BrokerMachine(RuleBasedStateMachine):
             known = message, copies, self.now, self.now
         elif self.now >= known[2] + window:
             return  # it may be known still, or not any more
+        for sent in known[1]:
+            if not sent.confirmed and sent.ends < inf:
+                # If this is the first time that it is stored, its life begins now; nobody knows.
+                sent.ends, sent.forgone = sent.ends + self.now - sent.at, True
         self.keys[to] = (*known[:3], self.now)
         self.publish_copies(to, known[0], known[1])
 

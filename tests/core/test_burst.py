@@ -1,0 +1,149 @@
+"""Bursts: plain messages for one queue that are put in together."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.core import burst as bursts
+from broker.core.burst import Burst
+from broker.core.destination import Destination, queue, topic
+from broker.core.message import Message
+from broker.core.policy import Policies, Policy, Rule
+from broker.errors import StoreUnavailable
+from tests.core.support import Bench, result, start, text
+
+
+def made(bench: Bench, to: Destination = queue("q"), count: int = 3) -> Burst:  # noqa: B008 - frozen
+    burst = bench.broker.burst(to)
+    assert burst is not None
+    for n in range(count):
+        message = text(str(n))
+        assert burst.takes(message)
+        burst.add(message)
+    return burst
+
+
+def filled(policy: Policies | Policy = Policy()) -> Bench:  # noqa: B008 - frozen
+    """A bench whose queue q was published to."""
+    bench = Bench(policy=policy)
+    result(bench.broker.publish(queue("q"), text("first")))
+    return bench
+
+
+def test_they_are_stored_in_order_behind_what_was_there_and_have_ids_that_follow_one_another() -> None:
+    bench = filled()
+    first = result(made(bench).put())
+    result(bench.broker.publish(queue("q"), text("last")))
+    deliveries = [result(start(bench.broker.take("q"))) for _ in range(5)]
+    assert [one and one.message.body for one in deliveries] == [b"first", b"0", b"1", b"2", b"last"]
+    assert [one and one.id for one in deliveries[1:4]] == [first, first + 1, first + 2]
+    stamps = [one.message.stamp for one in deliveries if one]
+    assert stamps == sorted(set(stamps))
+
+
+def test_they_are_counted_and_there_after_a_restart() -> None:
+    bench = filled()
+    result(made(bench).put())
+    stats = bench.broker.queue_stats("q")
+    assert (stats.published, stats.ready) == (4, 4)
+    assert (bench.broker.stats.published, bench.broker.stats.published_bytes) == (4, len("first012"))
+    bench.boot()
+    assert [bench.body("q") for _ in range(5)] == [b"first", b"0", b"1", b"2", None]
+
+
+def test_several_ride_in_one_commit() -> None:
+    bench = filled()
+    bench.memory.hold = True
+    before = bench.memory.commits
+    told = [made(bench).put() for _ in range(3)]
+    bench.memory.release_commit()
+    bench.memory.release_commit()
+    assert len({result(one) for one in told}) == 3
+    assert bench.memory.commits - before == 2, "the first of them began a commit, the others were the next"
+
+
+def test_nothing_is_delivered_or_told_before_the_commit_and_a_failure_is_told_to_all() -> None:
+    bench = filled()
+    bench.memory.hold = True
+    told = made(bench).put()
+    assert not told.called
+    assert bench.broker.queue_stats("q").ready == 1
+    bench.memory.fail_commit(StoreUnavailable("no room"))
+    with pytest.raises(StoreUnavailable):
+        result(told)
+    assert bench.broker.queue_stats("q").ready == 1
+
+
+def test_a_queue_that_is_deleted_meanwhile() -> None:
+    bench = filled()
+    bench.memory.hold = True
+    other = bench.broker.publish(queue("other"), text("x"))
+    told = made(bench).put()
+    _ = start(bench.broker.delete("q"))
+    bench.memory.hold = False
+    while bench.memory.held is not None:
+        bench.memory.release_commit()
+    assert result(other).message_id
+    assert result(told) == 0
+
+
+def test_a_message_that_is_put_in_twice_is_two() -> None:
+    bench = filled()
+    message = text("same")
+    for _ in range(2):
+        burst = bench.broker.burst(queue("q"))
+        assert burst is not None
+        burst.add(message)
+        burst.add(message)
+        result(burst.put())
+    taken = [result(start(bench.broker.take("q"))) for _ in range(5)]
+    assert len({one.message.stamp for one in taken if one}) == 5
+
+
+@pytest.mark.parametrize(
+    "wish", [{"key": "k"}, {"ttl": 1}, {"expires": 1}, {"delay": 1}, {"priority": 1}, {"body": b"12345678901"}]
+)
+def test_what_is_not_plain_is_published_by_itself(wish: dict[str, object]) -> None:
+    bench = filled(Policies(Policy(), [Rule("q", {"max_message_size": 10})]))
+    assert made(bench).takes(Message(**({"body": b"x"} | wish))) is False  # type: ignore[arg-type]
+
+
+def test_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = filled()
+    monkeypatch.setattr(bursts, "MAX_MESSAGES", 3)
+    assert not made(bench).takes(text("x"))
+    monkeypatch.setattr(bursts, "MAX_MESSAGES", 100)
+    monkeypatch.setattr(bursts, "MAX_BYTES", 10)
+    assert made(bench, count=0).takes(text("x" * 100)), "one that is larger is alone"
+    assert not made(bench, count=1).takes(text("x"))
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"max_messages": 10},
+        {"max_bytes": 10_000},
+        {"delay": 1_000},
+        {"retain": 1_000},
+        {"durable": False},
+        {"fanout_only": True},
+    ],
+)
+def test_a_queue_where_more_depends_on_a_message_takes_none(policy: dict[str, object]) -> None:
+    bench = filled(Policies(Policy(), [Rule("q", policy)]))
+    assert bench.broker.burst(queue("q")) is None
+
+
+def test_neither_do_topics_nor_queues_that_others_read_nor_those_that_are_not_there() -> None:
+    bench = filled(Policies(Policy(), aliases={"alias": (queue("q"),)}))
+    assert bench.broker.burst(topic("t")) is None
+    assert bench.broker.burst(queue("nobody")) is None
+    assert bench.broker.burst(queue("alias")) is None
+    result(start(bench.broker.bind("other", queue("q"))))
+    assert bench.broker.burst(queue("q")) is None
+
+
+def test_a_broker_that_stops_takes_none() -> None:
+    bench = filled()
+    _ = start(bench.broker.stop())
+    assert bench.broker.burst(queue("q")) is None
