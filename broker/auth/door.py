@@ -202,7 +202,10 @@ class Door:
         return self._authenticator.token(bearer, address).addCallback(self._access)
 
     def _access(self, user: User | None) -> Access | None:
-        return None if user is None else Access(user, self._broker)
+        if user is None:
+            self._broker.stats.logins_failed += 1
+            return None
+        return Access(user, self._broker)
 
 
 def certified(transport: object) -> str:

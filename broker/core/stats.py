@@ -57,6 +57,9 @@ class BrokerStats:
     started: float = 0.0
     #: Called for what is known of each front, by its name.
     fronts: Callable[[], Mapping[str, FrontStats]] = attrs.field(default=dict, repr=False)
+    logins_failed: Annotated[
+        int, counter("logins", "Logins refused: a wrong password or token, or too many of them.")
+    ] = 0
     published_bytes: Annotated[int, counter("bytes", "Bodies of publishes that became true.")] = 0
     delivered_bytes: Annotated[int, counter("bytes", "Bodies of deliveries.")] = 0
     published: Annotated[
@@ -110,6 +113,13 @@ class BrokerGauges(msgspec.Struct, frozen=True):
     store_free: Annotated[int | None, gauge("bytes", "Room in the data file that is free for further messages.")] = None
     store_unfolded_records: Annotated[int | None, gauge("records", "Commits that no fold has moved yet.")] = None
     store_unfolded: Annotated[int | None, gauge("bytes", "Size of the commits that no fold has moved yet.")] = None
+    store_disk_free: Annotated[
+        int | None, gauge("bytes", "Room the data file's file system has left; 0 without one.")
+    ] = None
+    store_commits: Annotated[int | None, counter("commits", "Groups of changes made durable.")] = None
+    store_commit_ms: Annotated[
+        int | None, counter("milliseconds", "Time it took to make them durable, waiting for one another included.")
+    ] = None
 
 
 class FrontStats(msgspec.Struct, frozen=True):

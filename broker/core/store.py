@@ -223,6 +223,11 @@ class Sizes(msgspec.Struct, frozen=True):
     #: Records that no fold has moved yet, and their bytes, directories included.
     unfolded_records: int = 0
     unfolded_bytes: int = 0
+    #: Room that the file system has for the broker's user; 0 if it keeps nothing in files.
+    disk_free: int = 0
+    #: Groups made durable since the store was opened, and the milliseconds that took, together.
+    commits: int = 0
+    commit_ms: float = 0.0
 
 
 class IStore(Interface):

@@ -189,4 +189,7 @@ def _of_store(sizes: Sizes | None) -> dict[str, int]:
         "store_free": sizes.free,
         "store_unfolded_records": sizes.unfolded_records,
         "store_unfolded": sizes.unfolded_bytes,
+        "store_disk_free": sizes.disk_free,
+        "store_commits": sizes.commits,
+        "store_commit_ms": int(sizes.commit_ms),
     }

@@ -214,6 +214,11 @@ class DataFile:
             await self._run(0, keep_room, self._reserve)
         return not self._reserve.spent
 
+    async def disk_free(self) -> int:
+        """Bytes the file system has left for the process's user; asked in the reader's thread, since it may be slow."""
+        found = await self.read(lambda _: os.statvfs(os.path.dirname(self._path) or "."))
+        return found.f_bavail * found.f_frsize
+
     # -- the write-ahead log
 
     def wal_size(self) -> int:

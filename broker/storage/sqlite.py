@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, Literal
 
@@ -79,6 +80,8 @@ class SQLiteStore:
         self._last = 0
         #: The record after the last one may be there, left by a commit whose outcome could not be seen.
         self._doubted = False
+        self._commits = 0
+        self._commit_ms = 0.0
         self._flaws = Flaws()
         self._preparing = False
         self._fold: Folding | None = None
@@ -187,6 +190,7 @@ class SQLiteStore:
     # -- committing
 
     async def _commit(self, group: Group) -> Committed:
+        begun = time.monotonic()
         await self._turn.acquire()
         try:
             self._check_open()
@@ -195,6 +199,8 @@ class SQLiteStore:
                 if group.parts and not await self._file.has_room():
                     raise StoreUnavailable("the disk is full; what is there can be taken and settled")
                 await self._commit_numbered(group, bases)
+                self._commits += 1
+                self._commit_ms += (time.monotonic() - begun) * 1000
         finally:
             self._turn.release()
         return Committed(bases)
@@ -419,7 +425,14 @@ class SQLiteStore:
         self._check_open()
         page, pages, free = await self._file.read(reading.pages)
         return Sizes(
-            page * pages, self._file.wal_size(), page * free, len(self._unfolded.records), self._unfolded.bytes
+            data=page * pages,
+            wal=self._file.wal_size(),
+            free=page * free,
+            unfolded_records=len(self._unfolded.records),
+            unfolded_bytes=self._unfolded.bytes,
+            disk_free=await self._file.disk_free(),
+            commits=self._commits,
+            commit_ms=self._commit_ms,
         )
 
     # -- beside the commits
