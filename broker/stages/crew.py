@@ -17,7 +17,7 @@ from broker.stages.committing import LONGEST, Committing
 from broker.stages.keeper import Keeper
 from broker.stages.link import Link, Refused, Unreachable, channel_path
 from broker.stages.run import in_this_thread, limited, placed, units
-from broker.stages.settle import Who
+from broker.stages.settle import Unit, Who
 from broker.stages.stage import ALONE_AFTER, Stage
 from broker.stages.verdict import LeaseLost
 from broker.stages.wire import Loan, loans_of
@@ -38,7 +38,10 @@ class Watch(Protocol):
     """Who looks after the process that a worker is in."""
 
     def running(self, slot: int, stage: Stage, loans: list[Loan]) -> None:
-        """A worker runs its stage on these now; on none: it came to an end."""
+        """A worker runs its stage on these now."""
+
+    def ran(self, slot: int, stage: Stage, done: int, failed: int) -> None:
+        """It came to an end: so many are done, so many have failed."""
 
     def alone(self, stage: Stage, loan: Loan) -> bool:
         """Have this run in a process of its own, and wait for its end; False: that is to be done here."""
@@ -196,10 +199,13 @@ class Worker:
     def _run(self, loans: list[Loan]) -> None:
         crew = self._crew
         crew.watch.running(self._slot, self._stage, loans)
+        made: list[Unit] = []
         try:
             made = units(self._stage, loans, crew.who, partial(crew.wait_for, loans))
             self._committing.commit(made)
         finally:
-            crew.watch.running(self._slot, self._stage, [])
+            failed = sum(bool(unit.failure) for unit in made)
+            done = sum(not unit.returned for unit in made) - failed
+            crew.watch.ran(self._slot, self._stage, done, failed)
         if any(unit.returned for unit in made):
             crew.stopping.wait(REST)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
+import attrs
 import msgspec
 
 from broker.stages import local
@@ -28,6 +30,21 @@ F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_URL = "http://127.0.0.1:8989"
 #: Seconds for which work goes on when a worker is to end; what is not finished then is given back.
 GRACE = 25.0
+
+
+#: True while a file is loaded to get at its flow: then nothing in it runs.
+_loading = False
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """`Pipeline.run` does nothing meanwhile."""
+    global _loading
+    _loading = True
+    try:
+        yield
+    finally:
+        _loading = False
 
 
 class Pipeline:
@@ -60,6 +77,7 @@ class Pipeline:
         self._grace = grace
         self._local: local.Local | None = None
         self._link: Link | None = None
+        self._selftest: Callable[[], Any] | None = None
 
     @property
     def version(self) -> str:
@@ -158,8 +176,10 @@ class Pipeline:
         The flow's definition is put into topic ``flow/NAME`` unless `announced` is false; without `whole` other stages
         stay in it.
         """
-        chosen = self._chosen(stages)
-        _log_to_stderr()
+        if _loading:
+            return
+        chosen = self._shared(self.chosen(stages))
+        log_to_stderr()
         link = self.connect()
         bind(link, chosen)
         if announced:
@@ -167,12 +187,32 @@ class Pipeline:
         link.close()
         Supervisor(chosen, self.connect, self.who, self._grace).run()
 
+    def _shared(self, stages: list[Stage]) -> list[Stage]:
+        """The stages with the part of their workers that this generation may have: ``$BROKER_FLOW_SHARE`` per cent."""
+        share = int(os.environ.get("BROKER_FLOW_SHARE") or 100)
+        return [attrs.evolve(stage, concurrency=max(stage.concurrency * share // 100, 1)) for stage in stages]
+
+    def selftest(self, function: F) -> F:
+        """Make a function the flow's self-test: a new version runs only if it raises nothing.
+
+        It is called without arguments, and what it publishes goes into queues in memory; it may `drain` and look.
+        """
+        self._selftest = function
+        return function
+
+    def test(self) -> None:
+        """Run the self-test, if there is one."""
+        self.chosen(())
+        self.in_memory()
+        if self._selftest is not None:
+            self._selftest()
+
     # -- without a server
 
     def drain(self, *stages: str) -> None:
         """Run until nothing is left, in this thread, over queues in memory, without a server and without waiting."""
         drained = self._memory()
-        local.drain(drained, self._chosen(stages), self.who)
+        local.drain(drained, self.chosen(stages), self.who)
 
     def waiting(self, channel: str) -> list[Event]:
         """What is in a channel in memory after `drain`."""
@@ -193,7 +233,8 @@ class Pipeline:
                         self._local.bind(stage.channels[0], source, local.matching(stage.match))
         return self._local
 
-    def _chosen(self, names: Sequence[str]) -> list[Stage]:
+    def chosen(self, names: Sequence[str]) -> list[Stage]:
+        """The stages of these names, all if there are none; `ValueError`."""
         unknown = [name for name in names if name not in self.stages]
         if unknown or not self.stages:
             raise ValueError(f"no stage {', '.join(unknown)}" if unknown else "the flow has no stages")
@@ -209,7 +250,7 @@ def _checksum(function: Callable[..., Any]) -> str:
         return ""
 
 
-def _log_to_stderr() -> None:
+def log_to_stderr() -> None:
     """Say on standard error what goes wrong, unless the program has seen to that."""
     log = logging.getLogger("broker.stages")
     if not log.hasHandlers():

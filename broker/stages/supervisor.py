@@ -26,6 +26,7 @@ from broker.stages.committing import Committing
 from broker.stages.crew import Crew
 from broker.stages.keeper import Keeper
 from broker.stages.link import Link, Refused, Unreachable
+from broker.stages.report import Report
 from broker.stages.run import in_this_thread, placed, units
 from broker.stages.settle import Unit, Who, dead, failed
 from broker.stages.stage import ALONE_AFTER, Stage
@@ -77,6 +78,7 @@ class Supervisor:
         self._failures = 0
         self._stopping = 0.0
         self._wake = _Wake()
+        self._report = Report()
 
     def run(self) -> None:
         """Until SIGTERM or SIGINT, and then until what was taken is finished or given back."""
@@ -103,6 +105,7 @@ class Supervisor:
 
     def _pause(self) -> float | None:
         dues = [due for due, _, _ in self._planned]
+        dues += [self._report.due] if self._report.due else []
         dues += [time.monotonic() + 1] if self._owed else []
         dues += [self._stopping + self._grace + _LATE] if self._stopping else []
         for process in self._processes:
@@ -111,6 +114,7 @@ class Supervisor:
 
     def _tend(self) -> None:
         now = time.monotonic()
+        self._report.write(now)
         for planned in [planned for planned in self._planned if planned[0] <= now]:
             self._planned.remove(planned)
             if not self._stopping:
@@ -193,6 +197,7 @@ class Supervisor:
             return
         if isinstance(said, Running):
             process.running[said.slot] = self._stages[said.stage], said.loans, time.monotonic()
+            self._report.count(said.done, said.failed)
         elif isinstance(said, Alone):
             stage = self._stages[said.stage]
             alone = self._fork(lambda _: self._run_alone(stage, said.loan))
@@ -215,6 +220,7 @@ class Supervisor:
         )
         for stage, loans, _ in process.running.values():
             self._owed += [self._unit(stage, loan, reason) for loan in loans]
+            self._report.count(0, len(loans))
         if process.asked is None:
             log.error("a process of workers died: %s; it is started again", reason.replace(" its process", ""))
             # one that its input has killed need not wait: the input does

@@ -22,6 +22,9 @@ class Running:
     slot: int
     stage: str
     loans: list[Loan]
+    #: Of those that it worked on before: how many are done, and have failed.
+    done: int = 0
+    failed: int = 0
 
 
 @attrs.frozen
@@ -60,6 +63,10 @@ class Piped:
         whole = len(loans) == 1 and loans[0].event.attempt > ALONE_AFTER
         said = loans if whole else [attrs.evolve(loan, event=attrs.evolve(loan.event, raw=b"")) for loan in loans]
         self._send(Running(slot, stage.name, said))
+
+    def ran(self, slot: int, stage: Stage, done: int, failed: int) -> None:
+        """Say that a worker came to an end, and with what."""
+        self._send(Running(slot, stage.name, [], done, failed))
 
     def alone(self, stage: Stage, loan: Loan) -> bool:
         """Have it run by itself; returns when that has ended. False: nobody else is here, it may run here."""
