@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 
 import attrs
 import msgspec
-from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
@@ -32,6 +31,7 @@ from broker.core.publishing import Publishing
 from broker.core.queue import Queue
 from broker.core.replay import Job, Plan, State, copy, home, redriven
 from broker.core.replay_records import Records
+from broker.core.replay_turn import Turn
 from broker.core.route import Route
 from broker.core.stats import BrokerStats
 from broker.core.unit import Unit
@@ -93,7 +93,7 @@ class Work:
     _stats: BrokerStats
     _changed: Callable[[Queue], None]
     #: Held for a step, and the rest behind it.
-    _turn: DeferredLock = attrs.field(factory=DeferredLock, init=False)
+    _turn: Turn = attrs.field(factory=Turn, init=False)
 
     # -- looking
 
@@ -121,16 +121,13 @@ class Work:
 
     async def step(self, job: Job) -> tuple[Job, str]:
         """The job after one more step, and what it has to wait for; empty: nothing."""
-        await self._turn.acquire()
-        try:
+        async with self._turn:
             begun, before = self._clock.seconds(), self._journal.commits
             after, blocked = await self._step(job)
             # One commit was ours.
             if self._journal.commits > before + 1 and not after.state.over:
                 await deferLater(self._clock, min(self._clock.seconds() - begun, _REST))
             return after, blocked
-        finally:
-            self._turn.release()
 
     async def _step(self, job: Job) -> tuple[Job, str]:
         plan = job.plan

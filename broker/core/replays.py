@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import attrs
 import msgspec
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
@@ -30,6 +30,7 @@ from broker.core.queue import Queue
 from broker.core.replay import RUN, Job, Plan, State
 from broker.core.replay_extent import between
 from broker.core.replay_records import Records
+from broker.core.replay_turn import Turn
 from broker.core.replay_undo import Undoing
 from broker.core.replay_work import Work, over
 from broker.core.retention import Retention
@@ -81,7 +82,7 @@ class _Running:
 
     job: Job
     #: Held while a step, or a change, is on its way.
-    lock: DeferredLock = attrs.field(factory=DeferredLock)
+    turn: Turn = attrs.field(factory=Turn)
     waits_for: str = ""
     #: When it began to run in this process (s), and how many messages it had looked at then.
     since: float = 0.0
@@ -119,7 +120,7 @@ class Replays:
         self._undoing = Undoing(store, clock, directory, journal, changed, settle)
         self._jobs: dict[int, _Running] = {}
         #: Held while a replay comes to be: the next has the next number.
-        self._birth = DeferredLock()
+        self._birth = Turn()
         self._stopped = False
         retention.needed = self._needed
 
@@ -160,8 +161,7 @@ class Replays:
 
         `NotFound`: there is no such source. `BadValue`, `BadFilter`: it cannot be.
         """
-        await self._birth.acquire()
-        try:
+        async with self._birth:
             for one in self._jobs.values():
                 if plan.key and one.job.plan.key == plan.key:
                     return one.job
@@ -179,8 +179,6 @@ class Replays:
                 self._records.drop(job)
                 raise
             one = self._jobs[id] = _Running(job)
-        finally:
-            self._birth.release()
         self._hold(job)
         self._forget_oldest()
         self._begin(one)
@@ -212,8 +210,7 @@ class Replays:
     ) -> Job:
         """Pause it or go on, at another rate, up to another number; None: as before. `BadValue` if it is over."""
         one = self._known(id)
-        await one.lock.acquire()
-        try:
+        async with one.turn:
             job = one.job
             if job.state.over:
                 raise BadValue(f"replay {id} is over: it is {job.state.value}")
@@ -222,8 +219,6 @@ class Replays:
             plan = msgspec.structs.replace(job.plan, **said)
             job = msgspec.structs.replace(job, plan=plan, state=state)
             one.job = await self._work.write(job)
-        finally:
-            one.lock.release()
         _wake(one)
         self._begin(one)
         return one.job
@@ -236,15 +231,12 @@ class Replays:
         one = self._known(id)
         if undo and one.job.plan.move:
             raise BadValue(f"replay {id} moved its messages: move them back, those of which header.{RUN} = '{id}'")
-        await one.lock.acquire()
-        try:
+        async with one.turn:
             job = one.job if one.job.state.over else over(one.job, State.CANCELLED, self._publishing.stamp)
             if undo or job is not one.job:
                 one.job = await self._work.write(msgspec.structs.replace(job, undoing=undo))
             if undo:
                 await self._undo(one)
-        finally:
-            one.lock.release()
         _wake(one)
         return one.job
 
@@ -289,11 +281,8 @@ class Replays:
 
     async def _run(self, one: _Running) -> None:
         while not self._stopped and (one.job.state is State.RUNNING or one.job.undoing):
-            await one.lock.acquire()
-            try:
+            async with one.turn:
                 pause = await self._go_on(one)
-            finally:
-                one.lock.release()
             await self._sleep(one, pause)
         one.ended = None
         one.waits_for = ""
