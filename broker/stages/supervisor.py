@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -38,6 +39,8 @@ log = logging.getLogger("broker.stages")
 
 #: Seconds until a process that died is started again: twice as long each time, if it died at once.
 _SOON, _LATEST = 0.1, 5.0
+#: Times an input may kill a process in which it is alone: somebody else may have done it. How many are remembered.
+DEATHS, _REMEMBERED = 3, 10_000
 #: Seconds beyond the grace after which who has not ended is killed.
 _LATE = 5.0
 #: Seconds after which a second signal is not the first one, sent to a whole group of processes.
@@ -79,6 +82,8 @@ class Supervisor:
         self._stopping = 0.0
         self._wake = _Wake()
         self._report = Report()
+        #: How often an input has killed a process in which it was alone.
+        self._deaths: OrderedDict[str, int] = OrderedDict()
 
     def run(self) -> None:
         """Until SIGTERM or SIGINT, and then until what was taken is finished or given back."""
@@ -240,8 +245,13 @@ class Supervisor:
         alone = loan.event.attempt > ALONE_AFTER and bool(loan.event.raw)
         if alone and reason.startswith("took"):
             return failed(stage, loan, Retry(reason), self._who)
+        deaths = self._deaths.pop(loan.event.id, 0) + alone
+        if alone and (deaths >= DEATHS or loan.event.attempt > stage.retries):
+            return dead(stage, loan, f"{reason}, alone in it, {deaths} times", self._who)
         if alone:
-            return dead(stage, loan, f"{reason}, alone in it, at attempt {loan.event.attempt}", self._who)
+            self._deaths[loan.event.id] = deaths
+            if len(self._deaths) > _REMEMBERED:
+                self._deaths.popitem(last=False)
         nack = {**loan.said, "delay": stage.waits(loan.event.attempt), "reason": reason}
         return Unit(loan, [{"nack": nack}], failure=reason)
 
