@@ -92,6 +92,7 @@ class BrokerGauges(msgspec.Struct, frozen=True):
 
     uptime: Annotated[int, gauge("seconds", "Time since the broker started.")]
     trouble: Annotated[str, flag("Whether the store does not commit.")]
+    draining: Annotated[bool, flag("Whether it takes no new messages: it stops, or was told to drain.")]
     queues: Annotated[int, gauge("queues", "Queues that exist, empty ones included.")]
     queues_in_use: Annotated[int, gauge("queues", "Queues that hold messages, are bound or have consumers.")]
     topics: Annotated[int, gauge("topics", "Topics that queues are bound to.")]

@@ -131,6 +131,7 @@ class Surveyor:
         gauges = BrokerGauges(
             uptime=max(int(broker.now() / 1e6 - broker.stats.started), 0),
             trouble=broker.trouble,
+            draining=broker.draining,
             queues=len(names),
             queues_in_use=in_use,
             topics=len(topics),

@@ -1,0 +1,1 @@
+Alerts for Prometheus with a runbook for each, and a dashboard for Grafana: ``deploy/prometheus``.
