@@ -22,6 +22,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.auth.door import Access, host_of
+from broker.core.burst import Burst
+from broker.core.destination import Destination
+from broker.errors import OverLimit
 from broker.hello import TLS_HELLO, refuse
 from broker.outbox import Outbox, Promise, Transport
 from broker.stomp.dialect import ALL
@@ -29,7 +32,7 @@ from broker.stomp.errors import Refused, error_frame, refusal
 from broker.stomp.handshake import Agreed, agree
 from broker.stomp.heartbeat import Heartbeat
 from broker.stomp.session import Session
-from broker.stomp.wire import Frame, FrameError, Parser, encode
+from broker.stomp.wire import Frame, FrameError, Parser, Repeated, encode
 
 if TYPE_CHECKING:
     from broker.stomp.server import StompFactory
@@ -89,6 +92,10 @@ class StompProtocol(Protocol):
         self._heartbeat: Heartbeat | None = None
         self._timer: IDelayedCall | None = None
         self._working = False
+        # SENDs for one queue that came together, where they go, and what puts them in.
+        self._sends: list[Repeated] = []
+        self._sent_to: Destination | None = None
+        self._burst: Burst | None = None
         self._read_lost = False
         self._dropped = 0
 
@@ -165,17 +172,61 @@ class StompProtocol(Protocol):
         try:
             while self._state in (_State.CONNECTING, _State.CONNECTED) and not self._outbox.holding:
                 try:
-                    frame = self._parser.next_frame()
+                    frame = self._parser.take()
                 except FrameError as error:
+                    self._put_in()
                     self._refuse(error, Frame("", error.headers))
                     return
+                if isinstance(frame, Repeated):
+                    if self._gather(frame):
+                        continue
+                    frame = frame.frame
+                self._put_in()
                 if frame is None:
                     if self._read_lost:
                         self._close()
                     return
                 self._obey(frame)
         finally:
+            self._put_in()
             self._working = False
+
+    # -- what is sent in one breath
+
+    def _gather(self, send: Repeated) -> bool:
+        """Put it in together with those for the same queue that came with it; False if it must be by itself."""
+        session = self._session
+        if session is None or self._state is not _State.CONNECTED or (plan := session.plan(send)) is None:
+            return False
+        if not self._sends or self._sent_to != plan.destination:
+            self._put_in()
+            self._burst, self._sent_to = session.burst(plan.destination), plan.destination
+        if self._burst is None:
+            return False
+        try:
+            if not session.add(self._burst, plan, send.body):
+                return False
+        except OverLimit as error:
+            self._put_in()
+            self._refuse(error, send.frame)
+        else:
+            self._sends.append(send)
+        return True
+
+    def _put_in(self) -> None:
+        """Put in what was gathered: its receipts are one reply."""
+        burst, self._burst = self._burst, None
+        sends, self._sends = self._sends, []
+        if burst is None or not sends:
+            return
+        promise = self._outbox.promise(sum(len(send.body) for send in sends), len(sends))
+        end = b"\n\n\0\n" if self._factory.terms.flavour.trailing_lf else b"\n\n\0"
+        ids = [send.receipt for send in sends if send.receipt is not None]
+        receipts = b"".join([b"RECEIPT\nreceipt-id:" + id + end for id in ids])
+        _ = burst.put().addCallbacks(
+            lambda _: promise.keep(receipts),
+            lambda failure: self._refuse(failure.value, *[send.frame for send in sends], promise=promise),
+        )
 
     def _obey(self, frame: Frame) -> None:
         if frame.command == "SUBSCRIBE" and "receipt" in frame.headers and self._outbox.owed:
@@ -208,7 +259,7 @@ class StompProtocol(Protocol):
         origin = Frame(frame.command, frame.headers)
         _ = outcome.addCallbacks(
             lambda _: promise.keep(receipts),
-            lambda failure: self._refuse(failure.value, origin, promise),
+            lambda failure: self._refuse(failure.value, origin, promise=promise),
         )
 
     def _obey_late(self, frame: Frame) -> None:
@@ -262,6 +313,7 @@ class StompProtocol(Protocol):
         self._state = _State.CONNECTED
         factory = self._factory
         self._parser.dialect, self._parser.limits = agreed.dialect, factory.limits
+        self._parser.heads = factory.heads.setdefault(agreed.dialect.version, {})
         self._session = Session(
             factory.broker,
             access,
@@ -305,8 +357,10 @@ class StompProtocol(Protocol):
 
     # -- the end
 
-    def _refuse(self, error: BaseException, frame: Frame, promise: Promise | None = None) -> None:
+    def _refuse(self, error: BaseException, *refused_frames: Frame, promise: Promise | None = None) -> None:
         """Answer with an ERROR, in the place of the reply, and close unless the flavour lets the session go on.
+
+        There each frame that is refused has one.
 
         Whatever was not foreseen is logged instead.
         """
@@ -318,13 +372,14 @@ class StompProtocol(Protocol):
             refused = Refused("Processing error", f"The broker could not process the frame (session {self.name}).")
         else:
             self._log.info("{name}: refused: {message}", name=self.name, message=refused.message)
-        answer = self._encoded(error_frame(refused, frame, self._factory.terms.flavour))
-        keeps = self._factory.terms.flavour.on_error == "keep" and not refused.fatal
+        flavour = self._factory.terms.flavour
+        answer, *others = [self._encoded(error_frame(refused, frame, flavour)) for frame in refused_frames]
+        keeps = flavour.on_error == "keep" and not refused.fatal
         if not keeps or self._state is not _State.CONNECTED:
             self.last_error = refused.code
             self._close(answer, promise)
         elif promise is not None:
-            promise.keep(answer)
+            promise.keep(b"".join((answer, *others)))
         else:
             self._outbox.reply(answer)
 

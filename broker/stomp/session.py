@@ -12,8 +12,11 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from broker.auth.door import ANYBODY, Access
+from broker.auth.rights import Action
 from broker.core.broker import Broker
-from broker.core.destination import Kind
+from broker.core.burst import Burst
+from broker.core.destination import Destination, Kind
+from broker.errors import BrokerError
 from broker.outbox import Outbox
 from broker.stomp.consumer import SENDER
 from broker.stomp.delivering import Delivering
@@ -22,10 +25,11 @@ from broker.stomp.dialect import Dialect
 from broker.stomp.errors import Refused
 from broker.stomp.headers import needed
 from broker.stomp.messages import USER, Tails, to_message
+from broker.stomp.repeated import Plan, Plans, own_headers
 from broker.stomp.settling import Settling
 from broker.stomp.subscriptions import Subscriptions
 from broker.stomp.temporary import Temporaries, start_of
-from broker.stomp.wire import Frame
+from broker.stomp.wire import Frame, Repeated
 from broker.stomp.wishes import Terms
 
 _TEMPORARY = tuple(TEMPORARY)
@@ -68,6 +72,7 @@ class Session:
             self._delivering,
             cancelled,
         )
+        self._plans = Plans(self._names, lambda: own_headers(access.user.name if terms.user_id else ""))
         self._settling = Settling(broker, dialect, terms, self._subscriptions, self._delivering)
         self._ended = False
 
@@ -101,6 +106,29 @@ class Session:
                 raise Refused("Bad command", "the command is none that a client may send here", named=frame.command)
         return outcome, receipts
 
+    # -- SEND
+
+    def plan(self, repeated: Repeated) -> Plan | None:
+        """What a SEND says whose header block was here before; None: it is to be obeyed as any other frame."""
+        return None if self._subscriptions.no_local else self._plans.of(repeated)
+
+    def burst(self, destination: Destination) -> Burst | None:
+        """What puts plain messages into a queue together; None if each is to be published by itself."""
+        try:
+            self._access.publish(destination)
+        except BrokerError:
+            return None  # to be said of each by itself
+        return self._broker.burst(destination)
+
+    def add(self, burst: Burst, plan: Plan, body: bytes) -> bool:
+        """Put it in with the others of `burst`; False if it must be published by itself. Raises `OverLimit`."""
+        message = plan.message(body)
+        if not burst.takes(message):
+            return False
+        self._access.put_in(1, len(body))
+        burst.add(message)
+        return True
+
     def _send(self, frame: Frame, receipts: list[str]) -> tuple[Deferred[Any] | None, list[str]]:
         headers = frame.headers
         targets = self._names.parse(needed(headers, "destination"))
@@ -126,6 +154,8 @@ class Session:
         if target.form is Form.TEMPORARY:
             self._temporaries.make(target)
         elif target.form is not Form.EXPORTED:  # whoever has the name was told it, in a reply-to
+            if target.form is Form.EXISTING:  # who may not send there does not learn whether it exists
+                self._access.check(Action.PUBLISH, target.destination)
             if target.form is Form.EXISTING and not self._broker.exists(target.destination.name):
                 detail = f"{target.text}: there is no queue {target.destination.name}"
                 raise Refused("Destination not found", detail)

@@ -30,6 +30,45 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
     body: bytes = b""
 
 
+class Head:
+    """A header block of SEND without its receipt, decoded; told from others by identity."""
+
+    __slots__ = ("headers", "length")
+
+    def __init__(self, headers: dict[str, str], length: int | None) -> None:
+        self.headers = headers
+        #: Octets of the body as announced; None: it ends at the first NUL.
+        self.length = length
+
+
+class Repeated:
+    """A SEND whose header block was here before."""
+
+    __slots__ = ("body", "head", "receipt")
+
+    def __init__(self, head: Head, receipt: bytes | None, body: bytes) -> None:
+        self.head = head
+        #: The receipt as it came; it means the same in every version. None: none is asked for.
+        self.receipt = receipt
+        self.body = body
+
+    @property
+    def frame(self) -> Frame:
+        """The same as any other frame."""
+        headers = self.head.headers
+        if self.receipt is not None:
+            headers = {**headers, "receipt": self.receipt.decode()}
+        return Frame("SEND", headers, self.body)
+
+
+#: Header blocks that are remembered, of the connections that share them, and the longest of them (bytes).
+_HEADS = 1_024
+_LONGEST_HEAD = 512
+#: What a receipt may consist of that is known without being decoded: no escape, no blank, nothing to be escaped.
+_SAFE = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_."
+_RECEIPT = b"\nreceipt:"
+
+
 class Limits(msgspec.Struct, frozen=True):
     """What a frame may be; sizes in bytes.
 
@@ -144,6 +183,8 @@ class Parser:
     def __init__(self, dialect: Dialect = HANDSHAKE, limits: Limits = LOGIN) -> None:
         self.dialect = dialect
         self.limits = limits
+        #: Header blocks of SEND that came before, if they are to be remembered; for this dialect and these limits.
+        self.heads: dict[bytes, Head] | None = None
         self._buffer = bytearray()
         self._state = _State.NOISE
         #: Everything before it is done with.
@@ -172,6 +213,11 @@ class Parser:
 
     def next_frame(self) -> Frame | None:
         """The next whole frame; None: more bytes are needed. Raises `FrameError`, and from then on the same again."""
+        found = self.take()
+        return found.frame if isinstance(found, Repeated) else found
+
+    def take(self) -> Frame | Repeated | None:
+        """The same, for who can make use of what is `Repeated`."""
         if self._error is not None:
             raise self._error
         try:
@@ -189,18 +235,56 @@ class Parser:
             self._start = 0
         return frame
 
-    def _next(self) -> Frame | None:
-        if self._state is _State.NOISE and not self._skip_noise():
-            return None
+    def _next(self) -> Frame | Repeated | None:
+        if self._state is _State.NOISE:
+            if not self._skip_noise():
+                return None
+            if self.heads is not None and (repeated := self._take_repeated(self.heads)) is not None:
+                return repeated
         if self._state is _State.HEAD and not self._take_head():
             return None
         return self._take_body()
 
+    def _take_repeated(self, heads: dict[bytes, Head]) -> Repeated | None:
+        """A whole SEND whose header block came before; None: it did not, or there is something else about it.
+
+        Blocks are remembered that were within the limits, and hold neither CR nor NUL.
+        """
+        buffer, start = self._buffer, self._start
+        end = buffer.find(b"\n\n", start, start + _LONGEST_HEAD)
+        if end < 0:
+            return None
+        block, receipt = _without_receipt(buffer, start, end)
+        head = heads.get(block)
+        if head is None:
+            return None
+        begin = end + 2
+        stop = buffer.find(b"\0", begin) if head.length is None else begin + head.length
+        if not begin <= stop < len(buffer) or buffer[stop] or stop - begin > self.limits.body:
+            return None
+        self._start = stop + 1
+        self._state = _State.NOISE
+        with memoryview(buffer) as view:
+            return Repeated(head, receipt, bytes(view[begin:stop]))
+
+    def _remember(self, heads: dict[bytes, Head], start: int, end: int) -> None:
+        """The header block that was just decoded may come again."""
+        block, receipt = _without_receipt(self._buffer, start, end)
+        if len(block) > _LONGEST_HEAD or b"\r" in block or _RECEIPT in block:
+            return
+        if len(heads) >= _HEADS:
+            heads.clear()
+        headers = self._headers
+        if receipt is not None:
+            headers = {name: value for name, value in headers.items() if name != "receipt"}
+        heads[block] = Head(headers, self._length)
+
     def _skip_noise(self) -> bool:
         """Skip heart-beats, line ends after the last frame, and stray NULs; True at the first octet of a frame."""
         buffer = self._buffer
-        match = _noise.match(buffer, self._start)
-        self._start = match.end() if match else self._start
+        if self._start < len(buffer) and buffer[self._start] < 32:
+            match = _noise.match(buffer, self._start)
+            self._start = match.end() if match else self._start
         rest = len(buffer) - self._start
         if rest == 0:
             return False
@@ -230,6 +314,8 @@ class Parser:
         self._command, self._headers = decode_head(bytes(buffer[start:end]), self.dialect, limits.headers)
         self._room = limits.body if limits.frame is None else min(limits.body, limits.frame - (match.end() - start))
         self._length = self._announced()
+        if self.heads is not None and self._command == "SEND" and limits.frame is None:
+            self._remember(self.heads, start, end)
         self._start = self._scan = match.end()
         self._state = _State.BODY
         return True
@@ -291,6 +377,17 @@ class Parser:
 
     def _too_large(self) -> FrameError:
         return FrameError(Violation.BODY_TOO_LONG, f"at most {max(self._room, 0)} octets", self._headers)
+
+
+def _without_receipt(buffer: bytearray, start: int, end: int) -> tuple[bytes, bytes | None]:
+    """A header block without its first receipt, and that; or with it, if it has to be decoded to be understood."""
+    at = buffer.find(_RECEIPT, start, end)
+    if at >= 0:
+        stop = buffer.find(b"\n", at + 1, end + 1)
+        receipt = bytes(buffer[at + len(_RECEIPT) : stop])
+        if not receipt.translate(None, _SAFE):
+            return bytes(buffer[start:at] + buffer[stop:end]), receipt
+    return bytes(buffer[start:end]), None
 
 
 # -- out

@@ -1,0 +1,209 @@
+"""SENDs that repeat a header block, and those for one queue that come together."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+
+from broker.core.burst import Burst
+from broker.core.destination import queue
+from broker.core.policy import Policies, Policy, Rule
+from broker.errors import StoreUnavailable
+from broker.stomp import flavour
+from broker.stomp.dialect import V1_0, V1_1, V1_2, Dialect
+from broker.stomp.server import StompFactory
+from broker.stomp.wire import Frame, FrameError, Head, Limits, Parser, Repeated
+from broker.stomp.wishes import Terms
+from tests.stomp.support import Client, FrontTest
+
+_values = st.sampled_from(["/queue/q", "a", " a ", "", "r-1", "3", "0", "x\\c", "ä", "a\rb", "r:2"])
+_lines = st.tuples(st.sampled_from(["destination", "receipt", "content-length", "x", "priority"]), _values)
+_bodies = st.sampled_from([b"", b"abc", b"a\0b", b"\n\n", b"0123456789"])
+_streams = st.lists(
+    st.tuples(st.sampled_from(["SEND", "SEND", "ACK", "SENDING"]), st.lists(_lines, max_size=4), _bodies), max_size=6
+)
+
+
+def written(frames: list[tuple[str, list[tuple[str, str]], bytes]]) -> bytes:
+    """Each frame twice, so that its header block repeats."""
+    found = b""
+    for command, lines, body in frames:
+        head = "".join(f"{name}:{value}\n" for name, value in lines)
+        found += f"{command}\n{head}\n".encode() + body + b"\0" + (b"\n" if len(body) % 2 else b"")
+    return found + found
+
+
+def parsed(parser: Parser, data: bytes, cuts: list[int]) -> tuple[list[Frame], str]:
+    """The frames, and what was wrong in the end."""
+    found, at = [], 0
+    places = sorted(cut % (len(data) + 1) for cut in cuts)
+    for place in (*places, len(data)):
+        parser.feed(data[at:place])
+        at = place
+        try:
+            while (frame := parser.next_frame()) is not None:
+                found.append(frame)
+        except FrameError as error:
+            return found, str(error)
+    return found, ""
+
+
+@given(_streams, st.sampled_from([V1_0, V1_1, V1_2]), st.lists(st.integers(0, 1_000), max_size=5))
+@settings(max_examples=300)
+def test_what_is_remembered_means_what_it_meant(
+    frames: list[tuple[str, list[tuple[str, str]], bytes]], dialect: Dialect, cuts: list[int]
+) -> None:
+    data = written(frames)
+    limits = Limits(body=8, headers=3, line=20)
+    remembering = Parser(dialect, limits)
+    remembering.heads = {}
+    assert parsed(remembering, data, cuts) == parsed(Parser(dialect, limits), data, [])
+
+
+def remembering() -> Parser:
+    parser = Parser(V1_2, Limits())
+    parser.heads = {}
+    return parser
+
+
+def test_a_block_is_the_same_whatever_its_receipt() -> None:
+    parser = remembering()
+    for receipt in ("1", "2"):
+        parser.feed(f"SEND\nreceipt:{receipt}\ndestination:/queue/q\n\nbody{receipt}\0".encode())
+    parser.feed(b"SEND\ndestination:/queue/q\n\nnone\0")
+    first, second, third = parser.take(), parser.take(), parser.take()
+    assert isinstance(first, Frame)
+    assert isinstance(second, Repeated)
+    assert isinstance(third, Repeated)
+    assert (second.receipt, second.body, third.receipt, third.head) == (b"2", b"body2", None, second.head)
+    assert second.frame.headers == {"destination": "/queue/q", "receipt": "2"}
+    assert first.headers == {"destination": "/queue/q", "receipt": "1"}
+
+
+def test_blocks_are_forgotten_when_there_are_many_and_long_ones_are_not_remembered() -> None:
+    parser = remembering()
+    heads: dict[bytes, Head] = parser.heads or {}
+    assert parser.heads is not None
+    for n in range(3_000):
+        parser.feed(b"SEND\nn:%d\n\n\0" % n)
+        assert parser.take() is not None
+        assert len(parser.heads) <= 1_024
+    parser.heads.clear()
+    parser.feed(b"SEND\nlong:%s\n\n\0" % (b"x" * 600))
+    assert parser.take() is not None
+    assert not parser.heads
+    assert not heads
+
+
+class TogetherTests(FrontTest):
+    """A producer's messages for one queue that come in one read."""
+
+    def sends(self, *bodies: str, receipts: bool = True, destination: str = "/queue/q", more: str = "") -> bytes:
+        return b"".join(
+            f"SEND\ndestination:{destination}\n{more}{f'receipt:{body}' if receipts else 'x:y'}\n\n{body}\0".encode()
+            for body in bodies
+        )
+
+    def producer(self) -> Client:
+        """One who has sent such a message before, so that the queue is there and the header block known."""
+        client = self.open().connect()
+        client.raw(self.sends("first"))
+        self.assertEqual(self.taken(), [b"first"])
+        return client
+
+    def taken(self, name: str = "q") -> list[bytes]:
+        found: list[bytes] = []
+        while True:
+            delivery = self.successResultOf(Deferred.fromCoroutine(self.broker.take(name)))
+            if delivery is None:
+                return found
+            self.successResultOf(self.broker.ack([delivery]))
+            found.append(delivery.message.body)
+
+    def receipts(self, frames: list[Frame]) -> list[str]:
+        return [frame.headers["receipt-id"] for frame in frames if frame.command == "RECEIPT"]
+
+    def test_they_are_stored_and_answered_in_order(self) -> None:
+        client = self.producer()
+        commits = self.store.commits
+        answers = client.raw(self.sends("a", "b", "c"))
+        self.assertEqual(self.receipts(answers), ["a", "b", "c"])
+        self.assertEqual(self.store.commits, commits + 1)
+        self.assertEqual(self.taken(), [b"a", b"b", b"c"])
+
+    def test_none_is_answered_before_its_commit_and_what_follows_waits_its_turn(self) -> None:
+        client = self.producer()
+        self.store.hold = True
+        self.assertEqual(client.raw(self.sends("a", "b") + b"BEGIN\ntransaction:t\nreceipt:begun\n\n\0"), [])
+        self.store.release_commit()
+        self.assertEqual(self.receipts(client.frames()), ["a", "b", "begun"])
+
+    def test_what_wishes_more_goes_by_itself_between_them(self) -> None:
+        client = self.producer()
+        data = self.sends("a") + self.sends("p", more="priority:9\n") + self.sends("b")
+        for _ in range(2):
+            self.assertEqual(self.receipts(client.raw(data)), ["a", "p", "b"])
+        self.assertEqual(self.taken(), [b"p", b"p", b"a", b"b", b"a", b"b"])
+
+    def test_another_queue_another_burst(self) -> None:
+        client = self.producer()
+        data = self.sends("a") + self.sends("o", destination="/queue/other") + self.sends("b")
+        for _ in range(2):
+            self.assertEqual(self.receipts(client.raw(data)), ["a", "o", "b"])
+        self.assertEqual((self.taken(), self.taken("other")), ([b"a", b"b", b"a", b"b"], [b"o", b"o"]))
+
+    def test_headers_and_type_are_kept(self) -> None:
+        client = self.producer()
+        for body in ("a", "b"):
+            client.raw(self.sends(body, more="content-type:text/plain\nx:y\n"))
+        consumer = self.open().connect()
+        messages = consumer.subscribe("/queue/q")
+        self.assertEqual([(m.headers["content-type"], m.headers["x"]) for m in messages], [("text/plain", "y")] * 2)
+
+    def test_without_receipts_nothing_is_answered(self) -> None:
+        client = self.producer()
+        for _ in range(2):
+            self.assertEqual(client.raw(self.sends("a", "b", receipts=False)), [])
+        self.assertEqual(self.taken(), [b"a", b"b"] * 2)
+
+    def test_a_failed_commit_is_the_first_ones_error_and_the_end(self) -> None:
+        client = self.producer()
+        self.store.hold = True
+        client.raw(self.sends("a", "b"))
+        self.store.fail_commit(StoreUnavailable("no room"))
+        (error,) = client.frames()
+        self.assertEqual((error.command, error.headers["receipt-id"]), ("ERROR", "a"))
+        self.assertEqual(client.raw(self.sends("c")), [])
+
+    def test_where_a_session_goes_on_each_has_its_error(self) -> None:
+        keeping = next(one for one in vars(flavour).values() if getattr(one, "on_error", "") == "keep")
+        self.factory = StompFactory(self.broker, clock=self.clock, terms=Terms(flavour=keeping))
+        client = self.producer()
+        self.store.hold = True
+        client.raw(self.sends("a", "b"))
+        self.store.fail_commit(StoreUnavailable("no room"))
+        self.assertEqual(
+            [(e.command, e.headers["receipt-id"]) for e in client.frames()], [("ERROR", "a"), ("ERROR", "b")]
+        )
+        self.store.hold = False
+        self.clock.advance(60)
+        self.assertEqual(self.receipts(client.raw(self.sends("c"))), ["c"])
+
+    def test_a_limit_of_the_queue_is_kept(self) -> None:
+        client = self.producer()
+        rules = Policies(Policy(), [Rule("q", {"max_messages": 1})])
+        self.successResultOf(Deferred.fromCoroutine(self.broker.reload(rules)))
+        answers = client.raw(self.sends("a", "b"))
+        self.assertEqual([frame.command for frame in answers], ["RECEIPT", "ERROR"])
+        self.assertEqual(self.taken(), [b"a"])
+
+    def test_a_burst_is_what_is_used(self) -> None:
+        """The tests above would pass without one."""
+        client = self.producer()
+        put: list[int] = []
+        original = Burst.put
+        self.patch(Burst, "put", lambda burst: put.append(len(burst.messages)) or original(burst))  # type: ignore[func-returns-value]
+        client.raw(self.sends(*"abcde"))
+        self.assertEqual(put, [5])
+        self.assertEqual(self.broker.queue_stats(queue("q").name).published, 6)
