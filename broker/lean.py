@@ -77,10 +77,10 @@ class LeanReactor(EPollReactor):
                     why = selectable.doRead()
                 except BaseException as error:
                     _log.failure("reading of {peer} failed", peer=selectable)
-                    self._disconnectSelectable(selectable, error, False)
+                    self._lose(selectable, error, False)
                 else:
                     if why is not None:
-                        self._disconnectSelectable(selectable, why, True)
+                        self._lose(selectable, why, True)
             elif selectable is not None:
                 log.callWithLogger(selectable, self._doReadOrWrite, selectable, fd, event)
 
@@ -96,14 +96,21 @@ class LeanReactor(EPollReactor):
             why: Any
             try:
                 why = one.doWrite()
+                if one.sending is _NOW and not why:
+                    one.sending = _POLLED
+                    self.addWriter(one)
             except BaseException as error:
                 _log.failure("sending to {peer} failed", peer=one)
                 why = error
             if why:
-                self._disconnectSelectable(one, why, False)
-            elif one.sending is _NOW:
-                one.sending = _POLLED
-                self.addWriter(one)
+                self._lose(one, why, False)
+
+    def _lose(self, one: LeanServer, why: BaseException, of_read: bool) -> None:
+        """End a connection. Whatever its protocol makes of that, the others are served."""
+        try:
+            self._disconnectSelectable(one, why, of_read)
+        except BaseException:
+            _log.failure("the end of {peer} failed", peer=one)
 
     def _until(self, timeout: float | None) -> float | None:
         """How long it may sleep after sending, which called back who waited for it and may have set timers."""

@@ -263,6 +263,34 @@ async def test_an_error_that_looks_like_an_end_is_still_one() -> None:
         assert len(flush_logged_errors(ConnectionDone)) == 1
 
 
+@tx()
+async def test_an_error_at_the_end_of_a_connection_harms_no_other() -> None:
+    def fail() -> None:
+        raise LookupError("mistake")
+
+    async with listening() as port:
+        peers = [await port.connect() for _ in range(6)]
+        for number, one in enumerate(port.made):
+            if number % 2 == 0:
+                one.on_lost = fail
+        # All of it in one pass: half of them end, the others are sent and read.
+        for one, peer in zip(port.made, peers, strict=True):
+            one.transport.write(b"x")
+            if one.on_lost is fail:
+                one.transport.loseConnection()
+            peer.send(b"y")
+        assert [await peer.read(1) for peer in peers] == [b"x"] * 6
+        await until(lambda: [bytes(one.heard) for one in port.made[1::2]] == [b"y"] * 3)
+        await until(lambda: all(one.lost for one in port.made[::2]))
+        # And half of them end by reading.
+        for one in port.made:
+            one.on_lost = fail
+        for peer in peers[1::2]:
+            peer.socket.close()
+        await until(lambda: all(one.lost for one in port.made))
+    assert len(flush_logged_errors(LookupError)) == 6
+
+
 # -- the end of a connection
 
 
