@@ -59,7 +59,7 @@ def add_parsers(
     resume.add_argument("--rate", metavar="N", type=count, help="from now on, so many messages a second")
     cancel = add("cancel", "end a replay", _cancel)
     _add_id(cancel)
-    cancel.add_argument("--undo", action="store_true", help="settle what it put in and nobody has got")
+    cancel.add_argument("--undo", action="store_true", help="settle what it put in and nobody has got, or move it back")
 
     redrive = commands.add_parser(
         "redrive",

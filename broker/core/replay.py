@@ -142,6 +142,14 @@ def copy(seen: Seen, job: Job) -> Message:
     )
 
 
+def returned(message: Message) -> Message:
+    """A message that was moved, as it goes back where it came from."""
+    headers = {name: value for name, value in message.headers.items() if name not in (RUN, REDRIVEN)}
+    if (times := redriven(message)) > 1:
+        headers[REDRIVEN] = str(times - 1)
+    return msgspec.structs.replace(message, headers=headers, priority=0, expires=0, delay=0, target="", key="")
+
+
 def home(message: Message) -> Destination | None:
     """The queue in which a dead letter died; None if it does not say so."""
     try:

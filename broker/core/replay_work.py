@@ -10,7 +10,7 @@ so that replays have no more than half of the time either.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 import msgspec
@@ -29,7 +29,8 @@ from broker.core.journal import Journal
 from broker.core.message import Message
 from broker.core.publishing import Publishing
 from broker.core.queue import Queue
-from broker.core.replay import Job, Plan, State, copy, home, redriven
+from broker.core.reader import Reader
+from broker.core.replay import Job, Plan, State, copy, home, redriven, returned
 from broker.core.replay_records import Records
 from broker.core.replay_turn import Turn
 from broker.core.route import Route
@@ -124,10 +125,14 @@ class Work:
         async with self._turn:
             begun, before = self._clock.seconds(), self._journal.commits
             after, blocked = await self._step(job)
-            # One commit was ours.
-            if self._journal.commits > before + 1 and not after.state.over:
-                await deferLater(self._clock, min(self._clock.seconds() - begun, _REST))
+            if not after.state.over:
+                await self._rest(begun, before)
             return after, blocked
+
+    async def _rest(self, begun: float, commits: int) -> None:
+        """Rest as long as the step took that began then, if others have committed meanwhile."""
+        if self._journal.commits > commits + 1:  # one was ours
+            await deferLater(self._clock, min(self._clock.seconds() - begun, _REST))
 
     async def _step(self, job: Job) -> tuple[Job, str]:
         plan = job.plan
@@ -173,6 +178,28 @@ class Work:
         if step.routes or after.state.over:
             await self._commit(after, step)
         return after, step.blocked
+
+    async def back(self, job: Job, waiting: Iterable[tuple[Reader, int, Message]]) -> Job:
+        """The job after those of these that still wait have gone back to where it moved them from."""
+        async with self._turn:
+            begun, before = self._clock.seconds(), self._journal.commits
+            step, source = Step(), job.plan.source
+            try:
+                for reader, seq, message in waiting:
+                    if seq in reader.bits or seq in reader.on_loan:
+                        continue
+                    step.moved.append(_lend(reader, seq, message))
+                    again = self._publishing.accept(source, returned(message))
+                    step.routes.append(self._publishing.route(source, again, taken=message.stamp, run=job.run))
+                    step.unit.size += again.size
+            except BaseException:
+                self._end(step, False)
+                raise
+            after = msgspec.structs.replace(job, undone=job.undone + len(step.routes))
+            if step.routes:
+                await self._commit(after, step)
+                await self._rest(begun, before)
+            return after
 
     async def write(self, job: Job) -> Job:
         """The job, once its record is on disk."""
@@ -258,11 +285,7 @@ class Work:
         if located is None:
             return None
         reader, seq = located
-        if seq in reader.on_loan:
-            return None
-        delivery = reader.lend(seq, seen.message, None, 0, 0)
-        delivery.claimed = True
-        return delivery
+        return None if seq in reader.on_loan else _lend(reader, seq, seen.message)
 
     def _target(self, step: Step, destination: Destination) -> _Target:
         found = step.targets.get(destination)
@@ -294,6 +317,13 @@ class Work:
                 if wants and queue.room.crowded_for(message):
                     return queue.name
         return None
+
+
+def _lend(reader: Reader, seq: int, message: Message) -> Delivery:
+    """Put a message on loan to nobody."""
+    delivery = reader.lend(seq, message, None, 0, 0)
+    delivery.claimed = True
+    return delivery
 
 
 def over(job: Job, state: State, stamp: int, reason: str = "") -> Job:

@@ -27,7 +27,7 @@ from broker.core.message import Message
 from broker.core.patterns import is_pattern
 from broker.core.publishing import Publishing
 from broker.core.queue import Queue
-from broker.core.replay import RUN, Job, Plan, State
+from broker.core.replay import Job, Plan, State
 from broker.core.replay_extent import between
 from broker.core.replay_records import Records
 from broker.core.replay_turn import Turn
@@ -117,7 +117,7 @@ class Replays:
         self._retention = retention
         self._records = Records(store, directory, publishing)
         self._work = Work(clock, directory, journal, publishing, browsing, self._records, stats, changed)
-        self._undoing = Undoing(store, clock, directory, journal, changed, settle)
+        self._undoing = Undoing(store, clock, directory, journal, changed, self._work, settle)
         self._jobs: dict[int, _Running] = {}
         #: Held while a replay comes to be: the next has the next number.
         self._birth = Turn()
@@ -224,20 +224,24 @@ class Replays:
         return one.job
 
     async def cancel(self, id: int, *, undo: bool = False) -> Job:
-        """End it if it is not over. With `undo`, settle what it put in and nobody has got; what moved cannot be undone.
+        """End it if it is not over. With `undo`, settle what it put in and nobody has got; or move it back.
 
-        What is on loan at this moment stays with whoever has it.
+        What is on loan at this moment stays with whoever has it. `BadValue`: what was moved to a topic stays there.
         """
         one = self._known(id)
-        if undo and one.job.plan.move:
-            raise BadValue(f"replay {id} moved its messages: move them back, those of which header.{RUN} = '{id}'")
-        async with one.turn:
-            job = one.job if one.job.state.over else over(one.job, State.CANCELLED, self._publishing.stamp)
-            if undo or job is not one.job:
-                one.job = await self._work.write(msgspec.structs.replace(job, undoing=undo))
-            if undo:
-                await self._undo(one)
-        _wake(one)
+        plan = one.job.plan
+        if undo and plan.move and plan.target is not None and plan.target.kind is Kind.TOPIC:
+            raise BadValue(f"replay {id} moved its messages to a topic: there is no moving them back")
+        try:
+            async with one.turn:
+                job = one.job if one.job.state.over else over(one.job, State.CANCELLED, self._publishing.stamp)
+                if undo or job is not one.job:
+                    one.job = await self._work.write(msgspec.structs.replace(job, undoing=undo))
+                if undo:
+                    await self._undo(one)
+        finally:
+            _wake(one)
+            self._begin(one)  # it goes on undoing, if the store did not let it
         return one.job
 
     # -- checking
@@ -324,10 +328,12 @@ class Replays:
             await one.nap
 
     async def _undo(self, one: _Running) -> None:
-        """Settle what it put in and nobody has got, and remember how much that was."""
-        undone = await self._undoing.settle(one.job)
-        job = msgspec.structs.replace(one.job, undoing=False, undone=one.job.undone + undone)
-        one.job = await self._work.write(job)
+        """Settle, or move back, what it put in and nobody has got."""
+
+        def told(job: Job) -> None:
+            one.job = job
+
+        await self._undoing.undo(one.job, told)
 
     # -- parts
 

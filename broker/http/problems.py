@@ -34,7 +34,7 @@ PROBLEMS: Mapping[str, str] = {
     "Try again later.",
     "precondition-failed": "What is there has changed since the `ETag` in `If-Match` was read. Read it again.",
     "refused": "The store can never keep this content, whatever the circumstances.",
-    "replay-over": "The replay is over, or what it did cannot be undone: a move leaves nothing behind.",
+    "replay-over": "The replay is over: it cannot be paused, resumed or hurried any more.",
     "too-large": "The body, or a message in it, is larger than allowed. Nothing was stored.",
     "too-long": "The request line, or a header line, is too long.",
     "too-slow": "The request did not come whole in five minutes.",

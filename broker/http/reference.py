@@ -56,7 +56,7 @@ PARAMETERS: Mapping[str, tuple[dict[str, Any], str]] = {
     "strict": (_FLAG, "507 if a channel is full, and nobody gets it"),
     "timeout": ({"type": "integer", "minimum": 1}, "the lease in seconds"),
     "to": (_TEXT, "further destinations, all or none: `topic:news,queue:audit`"),
-    "undo": (_FLAG, "settle what it put in and nobody has got"),
+    "undo": (_FLAG, "settle what it put in and nobody has got, or move it back"),
     "until": (_TEXT, "before this time"),
     "worker": (_TEXT, "who takes it: host and process, say; shown by `/consumers`"),
     "wait": ({"type": "integer", "minimum": 0, "maximum": 120}, "seconds to wait"),
@@ -230,7 +230,7 @@ DOCS: Mapping[Endpoint, Doc] = {
         body=Body((JSON,), ReplayChange, needed=True),
     ),
     Endpoint.END_REPLAY: Doc(
-        "end it", "undo", {200: "what was undone", 204: "done", **_NO_REPLAY, 409: "a move cannot be undone"}
+        "end it", "undo", {200: "what was undone", 204: "done", **_NO_REPLAY}
     ),
     Endpoint.DEFINITIONS: Doc("what was configured here, and all bindings", "", {200: "definitions"}),
     Endpoint.APPLY_DEFINITIONS: Doc(

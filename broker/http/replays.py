@@ -139,12 +139,9 @@ class Replays:
         return json(200, shown(self._broker.replays.find(job.id)))
 
     async def cancel(self, call: Call) -> Answer:
-        """``DELETE /replays/R``: end it; with ``undo`` settle what it put in and nobody has got."""
+        """``DELETE /replays/R``: end it; with ``undo`` settle what it put in and nobody has got, or move it back."""
         job = self._mine(call).job
         undo = call.parameters.flag("undo")
-        if undo and job.plan.move:
-            reason = f"A move cannot be undone. Move back what has header.ce-run = '{job.id}'."
-            raise Problem(409, "replay-over", reason)
         await self._broker.replays.cancel(job.id, undo=undo)
         return json(200, shown(self._broker.replays.find(job.id))) if undo else Answer(204)
 

@@ -102,7 +102,6 @@ class ReplayMachine(RuleBasedStateMachine):
     @rule(pick=_picks, undo=st.booleans())
     def end(self, pick: int, undo: bool) -> None:
         id = self._pick(pick)
-        undo = undo and not self.asked[id].move
         assert cancel(self.on, id, undo=undo).state.over
         if undo:
             self.asked[id].undone = True

@@ -446,14 +446,64 @@ def test_an_undo_that_is_killed_goes_on_at_the_next_start() -> None:
     assert not job(on).undoing
 
 
-def test_a_move_is_not_undone_because_nothing_would_be_left() -> None:
+@pytest.mark.parametrize("durable", [True, False])
+def test_what_was_moved_goes_back_but_for_what_somebody_has(durable: bool) -> None:
+    on = bench(again={"durable": durable})
+    put(on, queue("work"), *map(str, range(600)))
+    begin(on, source=queue("work"), waiting=True, move=True)
+    assert on.body("again") == b"0"
+    taking = start(on.broker.take("again"))
+    on.turn()
+    loan = result(taking)
+    assert loan is not None
+    assert cancel(on, undo=True).undone == 598
+    assert (bodies(on), bodies(on, "work")) == ([], [str(number) for number in range(2, 600)])
+    assert messages(on, "work")[0].headers.keys() == {"ce-id", "ce-source", "ce-time"}
+    on.boot()
+    assert bodies(on, "work") == [str(number) for number in range(2, 600)]
+    assert bodies(on) == (["1"] if durable else [])
+
+
+def test_what_was_moved_to_a_topic_stays_there() -> None:
     on = bench()
     put(on, queue("work"), "a")
-    begin(on, source=queue("work"), waiting=True, move=True)
-    with pytest.raises(BadValue, match=r"replay 1 moved its messages: .* those of which header\.ce-run = '1'"):
+    result(start(on.broker.bind("again", NEWS)))
+    begin(on, source=queue("work"), waiting=True, move=True, target=NEWS)
+    with pytest.raises(BadValue, match="replay 1 moved its messages to a topic: there is no moving them back"):
         cancel(on, undo=True)
-    begin(on, source=queue("again"), waiting=True, move=True, target=queue("work"), match="header.ce-run = '1'")
-    assert (bodies(on), bodies(on, "work")) == ([], ["a"])
+    assert bodies(on) == ["a"]
+
+
+def test_a_redrive_is_undone_and_is_no_second_chance_that_was_lost() -> None:
+    on = bench(work={"dead_letter": "graves", "redrive_max": 1}, play={"dead_letter": "graves"})
+    dead(on, "a", "b")
+    dead(on, "c", name="play")
+    redriven(on, all=True)
+    assert on.body("work") == b"a"
+    assert cancel(on, undo=True).undone == 2
+    assert (bodies(on, "work"), bodies(on, "play"), bodies(on, "graves")) == ([], [], ["b", "c"])
+    redriven(on, all=True)
+    assert (bodies(on, "work"), bodies(on, "play"), bodies(on, "graves")) == (["b"], ["c"], [])
+
+
+def test_moving_back_is_killed_and_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.core.replay_undo.MAX_MESSAGES", 2)
+    memory = MemoryStore()
+    holding = Holding(lambda: memory)
+    on = bench(holding)
+    put(on, queue("work"), *map(str, range(9)))
+    begin(on, source=queue("work"), waiting=True, move=True)
+    holding.hold = True
+    _ = start(on.broker.replays.cancel(1, undo=True)).addErrback(lambda _: None)
+    for _ in range(4):
+        on.turn()
+        holding.release_commit()
+    on.boot()
+    holding.hold = False
+    on.turn()
+    on.turn()
+    assert (bodies(on), bodies(on, "work")) == ([], [str(number) for number in range(9)])
+    assert (job(on).undoing, job(on).undone) == (False, 9)
 
 
 # -- redrive
