@@ -135,6 +135,8 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allow_anonymous: bool = False
     #: The users file, relative to the current directory. Without one nobody is asked who he is.
     users: str | None = None
+    #: The audit log, a file relative to the current directory. Without one nobody keeps the books.
+    audit: str | None = None
     #: How much there may be at a time and in a second: :ref:`limits`.
     limits: Bounds = Bounds()
     #: The rules of every queue, as far as no section of its own says otherwise. ``max_message_size`` holds for topics

@@ -84,6 +84,8 @@ class Options(usage.Options):
         config = msgspec.structs.replace(of_file, **{key: getattr(of_line, key) for key in said})
         if config.users is not None:
             config = msgspec.structs.replace(config, users=os.path.abspath(config.users))
+        if config.audit is not None:
+            config = msgspec.structs.replace(config, audit=os.path.abspath(config.audit))
         if config.data == MEMORY:
             return config
         # twistd changes to its run directory later, when it goes to the background.

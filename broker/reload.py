@@ -10,6 +10,7 @@ from twisted.internet.defer import DeferredLock
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
+from broker.audit import Record, nothing
 from broker.auth.users import Users
 from broker.config import SECTIONS, Config, File
 from broker.core.broker import Broker
@@ -46,6 +47,8 @@ class Reloading:
     def __init__(self, broker: Broker, users: Users | None) -> None:
         self._broker = broker
         self._users = users
+        #: Where it is taken down.
+        self.record: Record = nothing
         #: What the listeners with TLS show.
         self.certificates: list[Certificates] = []
         self._started = self._config = Config()
@@ -73,12 +76,15 @@ class Reloading:
         """
         await self._turn.acquire()
         try:
-            return await self._reload(asked)
+            done = await self._reload(asked)
+            self.record("reload", "done", user=asked, changed=done.changed)
+            return done
         except NothingToReload as error:
             self._log.info("{asked}: {reason}", asked=asked, reason=error.reason)
             raise
         except ConfigError as error:
             self._log.error("{asked}: everything stays as it was: {reason}", asked=asked, reason=error.reason)
+            self.record("reload", "failed", user=asked, reason=error.reason)
             raise
         finally:
             self._turn.release()

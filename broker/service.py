@@ -38,6 +38,7 @@ from twisted.scripts._twistd_unix import UnixAppLogger
 from twisted.web.http import Request
 
 from broker import __version__, busy
+from broker.audit import Audit, nothing
 from broker.auth.door import Door
 from broker.auth.limits import Arrivals
 from broker.auth.users import HashingThreads, Users
@@ -177,6 +178,7 @@ def build(
             logins=config.limits.address_logins,
         )
     arrivals = Arrivals(config.limits, reactor.seconds)
+    audit = None if config.audit is None else Audit(config.audit, wall=time.time, later=reactor.callFromThread)
     with contextlib.ExitStack() as taken:  # given back if anything below fails
         lock = None
         if store is None and config.data == MEMORY:
@@ -188,7 +190,7 @@ def build(
             store = SQLiteStore(config.data, sync=config.sync)
         settings = Settings(f"{config.data}.settings" if lock is not None else None)
         broker = Broker(store, reactor, policy=config.policies, configured=settings.load())
-        result = BrokerService(broker, reactor, lock, users, hashing)
+        result = BrokerService(broker, reactor, lock, users, hashing, audit)
         result.settings = settings
         result.memcache_status = _status(config, reactor, kept=lock is not None)
         broker.stats.fronts = result.front_stats
@@ -215,7 +217,7 @@ def build(
             if wish.certificates is not None:
                 result.reloading.certificates.append(wish.certificates)
                 secure, scheme = "https" if wish.front == "http" else "tls", ""
-                way = Secured(way, wish.certificates, reactor, secure, result.door.admits)
+                way = Secured(way, wish.certificates, reactor, secure, result.door.at(NAMES[wish.front]).admits)
             result.fronts.append(_front(wish, way, config, result))
             tell(f"broker: {NAMES[wish.front]} on {scheme}{way.name}")
         if not result.fronts:
@@ -250,7 +252,7 @@ def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:
                 max_message_size=size,
                 flush_all=told.flush_all == "on" or (told.flush_all is None and way.local),
                 dialect=DIALECTS[told.dialect],
-                door=of.door,
+                door=of.door.at(NAMES[wish.front]),
                 reload=of.reloading.reload,
                 shutdown=of.end if told.shutdown == "on" else None,
                 status=of.memcache_status,
@@ -275,7 +277,7 @@ def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:
                     heart_beat_grace=said.heart_beat_grace,
                 ),
                 login_timeout=said.login_timeout / 1000,
-                door=of.door,
+                door=of.door.at(NAMES[wish.front]),
             )
             return Front(wish.front, way, Connections(stomp), stomp.shut_down)
         case _:
@@ -286,12 +288,12 @@ def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:
                 hosts=config.http_host,
                 database=None if config.data == MEMORY else config.data,
                 clock=of.reactor,
-                door=of.door,
+                door=of.door.at(NAMES[wish.front]),
                 reload=of.reloading.reload,
                 save=of.settings.save,
             )
             site.noisy = False
-            pages = StompFactory(of.broker, max_message_size=size, clock=of.reactor, door=of.door)
+            pages = StompFactory(of.broker, max_message_size=size, clock=of.reactor, door=of.door.at(NAMES[wish.front]))
             site.resource = WebSockets(site.resource, pages, lambda request: _unwelcome(site, request))
 
             def end() -> None:
@@ -386,10 +388,13 @@ class BrokerService(service.Service):
         lock: Lock | None,
         users: Users | None,
         hashing: HashingThreads,
+        audit: Audit | None = None,
     ) -> None:
         self.broker = broker
+        self._audit = audit
+        record = nothing if audit is None else audit.record
         #: What the fronts ask who somebody is, and what he may do.
-        self.door = Door(broker, users)
+        self.door = Door(broker, users, record)
         self.reactor = reactor
         self.fronts: list[Front] = []
         self.ready = False
@@ -397,6 +402,7 @@ class BrokerService(service.Service):
         #: What twistd logs to, if it is not told otherwise; None: its own choice.
         self.log_observer: Callable[[], ILogObserver] | None = None
         self.reloading = Reloading(broker, users)
+        self.reloading.record = record
         #: Where what is configured while it runs is kept.
         self.settings = Settings()
         #: What all memcache clients may do at the moment.
@@ -442,6 +448,8 @@ class BrokerService(service.Service):
         if self._lock:
             self._lock.name_holder()  # the process has gone to the background since
         self._hashing.start()
+        if self._audit is not None:
+            self._audit.start()
         self.notifier = Notifier(self.reactor, self.unready)
         self.opening = Deferred.fromCoroutine(self._open())
 
@@ -491,6 +499,8 @@ class BrokerService(service.Service):
         for front in self.fronts:
             front.connections.cut()  # who came to ask /readyz meanwhile
             front.way.close()
+        if self._audit is not None:
+            await deferToThread(self._audit.stop)
         if self._lock:
             self._lock.release()
         self.notifier.close()

@@ -63,6 +63,7 @@ def check(call: Call) -> None:
     What lists names, or numbers of several queues, shows what may be seen; that is the endpoint's matter.
     """
     access, match = call.access, call.match
+    access.doing = match.endpoint.name.lower().replace("_", " ")
     match match.endpoint:
         case Endpoint.WELCOME | Endpoint.HEALTH | Endpoint.READY | Endpoint.OPENAPI | Endpoint.PROBLEM:
             pass

@@ -163,6 +163,7 @@ class Session:
 
     async def answer(self, command: Waiting) -> bytes:
         """Do it; the last bytes of the answer."""
+        self.access.doing = type(command).__name__.lower()
         match command:
             case Get():
                 return await self._get(command)

@@ -108,6 +108,8 @@ class Subscriptions:
         if form is Form.TEMPORARY:
             self._temporaries.make(target)
             return
+        if form is Form.EXISTING:  # who may not read there does not learn whether it exists
+            self._access.check(Action.BROWSE if asked.browser else Action.SUBSCRIBE, destination)
         if form is Form.EXISTING and not self._broker.exists(destination.name):
             raise Refused("Destination not found", f"{target.text}: there is no queue {destination.name}")
         if asked.browser:

@@ -113,6 +113,7 @@ def test_every_route_but_the_probes_asks(world: Guarded) -> None:
                 "source": "topic:t",
                 "problem": "forbidden",
                 "replay": 1,
+                "event": "e",
             }
             answer = world.waiting(method, path.format(**names), b"")
             raw = answer.transport.value()
@@ -227,8 +228,9 @@ def test_no_secret_is_logged(world: Guarded) -> None:
         ("GET /topics", {"browse": "topic:t"}, 200, "look into anything"),
         ("POST /topics/t", {"publish": "topic:t"}, 202, "publish to topic t"),
         ("GET /topics/t/channels", {"browse": "topic:t"}, 200, "look into topic t"),
-        ("DELETE /messages/{id}", {"subscribe": "queue:q"}, 204, "take from queue q"),
-        ("POST /messages/{id}/touch", {"subscribe": "queue:q"}, 204, "take from queue q"),
+        ("DELETE /messages/{id}", {"subscribe": "queue:q"}, 204, ""),
+        ("POST /messages/{id}/touch", {"subscribe": "queue:q"}, 204, ""),
+        ("GET /messages/{id}", {"browse": "queue:q"}, 200, ""),
         ("GET /stats", {"browse": "*"}, 200, "look into the whole broker"),
         ("GET /metrics", {"browse": "*"}, 200, "look into the whole broker"),
         ("GET /channels?detail=1", {"browse": "queue:q"}, 200, "look into anything"),
@@ -245,7 +247,11 @@ def test_each_route_takes_its_right(
     world.authenticator.allow("bob", **{action: p for action, p in everything().items() if action != first})
     before = world.broker.queues(), world.ready_of("q"), world.broker.topics()
     answer = world.by("bob", method, path, body)
-    assert (answer.status, answer.reason) == (403, f"not allowed: user bob has no right to {missing}")
+    # A message's number names no queue: who may not is told what he is told of one that is not there.
+    refused = (
+        (403, f"not allowed: user bob has no right to {missing}") if missing else (404, "there is no such message")
+    )
+    assert (answer.status, answer.reason) == refused
     assert (world.broker.queues(), world.ready_of("q"), world.broker.topics()) == before
     world.authenticator.allow("bob", **allowed)
     assert world.by("bob", method, path, body).status == status
@@ -292,8 +298,13 @@ def test_a_message_on_loan_is_settled_by_who_may_take_from_its_queue(world: Guar
     world.put("q")
     number = world.by("alice", "GET", "/channels/q?nowait").id
     world.authenticator.allow("bob", subscribe="queue:other")
-    assert world.by("bob", "DELETE", f"/messages/{number}").status == 403
-    assert world.by("bob", "POST", f"/messages/{number}/touch").status == 403
+    other = number + 5
+    for path in ("/messages/{}", "/messages/{}/nack", "/messages/{}/touch"):
+        method = "DELETE" if path.endswith("}") else "POST"
+        answers = [world.by("bob", method, path.format(one)) for one in (number, other, 123456789012)]
+        assert {(answer.status, answer.reason, answer.body) for answer in answers} == {
+            (404, "there is no such message", b"")
+        }
     world.authenticator.allow("bob", subscribe="queue:q")
     assert world.by("bob", "DELETE", f"/messages/{number}").status == 204
     assert world.by("bob", "DELETE", f"/messages/{number}").status == 404
