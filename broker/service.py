@@ -59,6 +59,7 @@ from broker.memcache.server import MemcacheFactory
 from broker.memcache.status import ServerStatus, StatusFile
 from broker.notify import Notifier
 from broker.options import Options
+from broker.proxy import Proxied, Trusted
 from broker.reactor import install
 from broker.reload import Reloading
 from broker.settings import Settings
@@ -182,7 +183,7 @@ def build(
     with contextlib.ExitStack() as taken:  # given back if anything below fails
         lock = None
         if store is None and config.data == MEMORY:
-            store = MemoryStore()
+            store = MemoryStore(clock=reactor)
         elif store is None:
             _check_data(config.data)
             lock = Lock(config.data)
@@ -211,6 +212,8 @@ def build(
                 )
             named = isinstance(wish.place, Described) or way.name.startswith("unix:")
             scheme = "http://" if wish.front == "http" and not named else ""
+            if wish.trusted is not None:
+                way = Wrapped(way, partial(Proxied, wish.trusted, reactor))
             if arrivals.bounded:
                 words = busy.words(wish.front, wish.said) if wish.certificates is None else None
                 way = Wrapped(way, partial(Gate, NAMES[wish.front], arrivals, reactor, words))
@@ -324,6 +327,8 @@ class Wish:
     said: MemcacheListener | StompListener | HttpListener | None = None
     #: With what it speaks TLS; None: it speaks plain.
     certificates: Certificates | None = None
+    #: The proxies that say who their client is; None: there are none.
+    trusted: Trusted | None = None
 
 
 def _wishes(config: Config, reactor: IReactorSocket) -> list[Wish]:
@@ -334,7 +339,8 @@ def _wishes(config: Config, reactor: IReactorSocket) -> list[Wish]:
             where, more = (one, None) if isinstance(one, int | str) else (one.listen, one)
             place = parse(where, reactor)
             if place is not None:
-                wishes.append(Wish(front, place, said is not None, more, _certificates(front, place, more)))
+                certificates, trusted = _certificates(front, place, more), _trusted(front, more)
+                wishes.append(Wish(front, place, said is not None, more, certificates, trusted))
     return wishes
 
 
@@ -347,6 +353,16 @@ def _certificates(
     check_place(place)
     try:
         return Certificates(said.tls, [b"http/1.1"] if front == "http" else None)
+    except ConfigError as error:
+        raise ConfigError(f"{NAMES[front]} on {said.listen}: {error.reason}") from None
+
+
+def _trusted(front: str, said: MemcacheListener | StompListener | HttpListener | None) -> Trusted | None:
+    """The proxies that the listener believes."""
+    if said is None or not said.proxy:
+        return None
+    try:
+        return Trusted(said.proxy)
     except ConfigError as error:
         raise ConfigError(f"{NAMES[front]} on {said.listen}: {error.reason}") from None
 
