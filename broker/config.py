@@ -61,6 +61,8 @@ class MemcacheListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     refuse_reads_above: Annotated[int, msgspec.Meta(ge=0)] = 0
     #: None: it speaks plain.
     tls: TLS | None = None
+    #: Proxies that say by the PROXY protocol who their client is: addresses, networks, ``unix``.
+    proxy: list[str] = []
 
 
 class StompListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,6 +91,8 @@ class StompListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     #: None: it speaks plain.
     tls: TLS | None = None
+    #: Proxies that say by the PROXY protocol who their client is: addresses, networks, ``unix``.
+    proxy: list[str] = []
 
 
 class HttpListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,6 +101,8 @@ class HttpListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     listen: Where
     #: None: it speaks plain.
     tls: TLS | None = None
+    #: Proxies that say by the PROXY protocol who their client is: addresses, networks, ``unix``.
+    proxy: list[str] = []
 
 
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,6 +125,8 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Where HTTP clients connect. If it is not said: port 8989 on 127.0.0.1, if that is free. An entry may be a table,
     #: ``{ listen = "0.0.0.0:8990", tls = { certificate = "broker.pem", key = "broker.key" } }``: HTTPS. A table of the
     #: other two may have ``tls``, too; with ``clients = "ca.pem"`` in it who connects must show a certificate.
+    #: A table of any of the three may have ``proxy = ["10.0.0.0/8"]``: who comes from there says first, by the PROXY
+    #: protocol, who its client is.
     http: list[Where | HttpListener] | None = None
     #: Names, beside the machine's own addresses, under which HTTP may be spoken to and from whose pages; ``*`` for any.
     http_host: list[str] = []

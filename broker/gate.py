@@ -50,16 +50,13 @@ class Wrapped:
 
     way: Way
     around: Callable[[IProtocolFactory], IProtocolFactory]
+    #: Whether only programs on this machine come in here.
+    local: bool
 
     @property
     def name(self) -> str:
         """As without it."""
         return self.way.name
-
-    @property
-    def local(self) -> bool:
-        """As without it."""
-        return self.way.local
 
     def open(self, reactor: IReactorSocket, factory: IProtocolFactory) -> Deferred[IListeningPort]:
         """Accept connections from now on."""

@@ -205,6 +205,9 @@ def build(
                 tell(f"broker: warning: {NAMES[wish.front]} is off, {error.reason}")
                 continue
             taken.callback(way.close)
+            if wish.trusted is not None:
+                # Wherever it listens, those who come to the proxy come in.
+                way = Wrapped(way, partial(Proxied, wish.trusted, reactor), local=False)
             if not (way.local or users is not None or config.allow_anonymous):
                 raise ConfigError(
                     f"{NAMES[wish.front]} on {way.name} is open to anybody on the network; name --users (users = FILE) "
@@ -212,11 +215,9 @@ def build(
                 )
             named = isinstance(wish.place, Described) or way.name.startswith("unix:")
             scheme = "http://" if wish.front == "http" and not named else ""
-            if wish.trusted is not None:
-                way = Wrapped(way, partial(Proxied, wish.trusted, reactor))
             if arrivals.bounded:
                 words = busy.words(wish.front, wish.said) if wish.certificates is None else None
-                way = Wrapped(way, partial(Gate, NAMES[wish.front], arrivals, reactor, words))
+                way = Wrapped(way, partial(Gate, NAMES[wish.front], arrivals, reactor, words), way.local)
             if wish.certificates is not None:
                 result.reloading.certificates.append(wish.certificates)
                 secure, scheme = "https" if wish.front == "http" else "tls", ""
