@@ -8,10 +8,12 @@ for those of the broker under test.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -78,6 +80,8 @@ class Reader:
             (self._tools / "nc").write_text(NC.format(python=sys.executable))
             (self._tools / "nc").chmod(0o755)
         self._variables = ""
+        #: Groups of processes: what a step leaves running ends with the page.
+        self._groups: list[int] = []
         self._start()
 
     def _start(self) -> None:
@@ -86,6 +90,9 @@ class Reader:
 
     def end(self) -> str:
         """Stop the broker; what it said."""
+        for group in self._groups:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
         self._twistd.kill()
         return self._twistd.said
 
@@ -96,16 +103,19 @@ class Reader:
 
     def _run(self, *command: str) -> str:
         path = os.pathsep.join((str(self._tools), sysconfig.get_path("scripts"), os.environ["PATH"]))
-        done = subprocess.run(
+        process = subprocess.Popen(
             command,
             cwd=self._desk,
             env={**os.environ, "PATH": path, "BROKER_URL": f"http://127.0.0.1:{self._ports['HTTP']}"},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=Twistd.PATIENCE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
-        assert done.returncode == 0, f"{command}: {done.stderr.decode()}"
-        return done.stdout.decode().replace("\r\n", "\n").strip()
+        self._groups.append(process.pid)
+        said, errors = process.communicate(timeout=Twistd.PATIENCE)
+        assert process.returncode == 0, f"{command}: {errors.decode()}"
+        return said.decode().replace("\r\n", "\n").strip()
 
     def follow(self, kind: str, body: str) -> None:
         if kind == "python":
@@ -130,7 +140,8 @@ class Reader:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_examples_do_what_they_say(page: Path, tmp_path: Path) -> None:
-    if missing := [tool for tool in ("curl", "openssl") if shutil.which(tool) is None]:
+    tools = ["curl", "openssl", *(["node"] if "-- node " in page.read_text() else [])]
+    if missing := [tool for tool in tools if shutil.which(tool) is None]:
         pytest.skip(f"missing: {missing} (second layer: .ci/run installs them)")
     reader = Reader(tmp_path)
     try:

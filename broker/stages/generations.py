@@ -25,7 +25,7 @@ import attrs
 
 from broker.stages.definition import read, write
 from broker.stages.link import Link, Refused, Unreachable
-from broker.stages.report import VARIABLE
+from broker.stages.report import LEASH, VARIABLE
 
 log = logging.getLogger("broker.stages")
 
@@ -50,13 +50,14 @@ class Generation:
     done: int = 0
     failed: int = 0
 
-    def read(self, pipe: Any) -> None:
-        """Take down what it reports, until it ends."""
+    def read(self, pipe: Any, held: int) -> None:
+        """Take down what it reports, until it ends; `held` is closed then."""
         with pipe:
             for line in pipe:
                 with contextlib.suppress(ValueError):
                     said = json.loads(line)
                     self.done, self.failed = said["done"], said["failed"]
+        os.close(held)
 
     @property
     def worked(self) -> int:
@@ -242,16 +243,17 @@ class Generations:
 
     def _start(self, version: str, share: int = 100) -> Generation:
         ours, theirs = os.pipe()
-        environment = {**self._environment, VARIABLE: str(theirs), "BROKER_FLOW_SHARE": str(share)}
+        leash, held = os.pipe()  # `held` is open as long as we live
+        environment = {**self._environment, VARIABLE: str(theirs), LEASH: str(leash), "BROKER_FLOW_SHARE": str(share)}
         if version:
             environment["BROKER_FLOW_VERSION"] = version
         command = [sys.executable, "-m", "broker.stages", self._place, *self._stages]
         # a group of its own: Ctrl-C is ours to pass on
-        process = subprocess.Popen(command, env=environment, pass_fds=[theirs], process_group=0)
+        process = subprocess.Popen(command, env=environment, pass_fds=[theirs, leash], process_group=0)
         os.close(theirs)
+        os.close(leash)
         generation = Generation(version, process, time.monotonic())
-        pipe = os.fdopen(ours, "rb")
-        threading.Thread(target=generation.read, args=(pipe,), daemon=True).start()
+        threading.Thread(target=generation.read, args=(os.fdopen(ours, "rb"), held), daemon=True).start()
         log.info("started %s as process %d", f"version {version}" if version else "the flow", process.pid)
         return generation
 

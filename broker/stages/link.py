@@ -131,12 +131,16 @@ class Link:
                 connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def cut(self) -> None:
-        """End whatever waits for an answer, and any further request."""
+        """Ask for nothing more, and wait for nothing; an answer that is on its way still comes.
+
+        What it brings is on loan to us: not to read it would have that wait for the end of its lease.
+        """
         with self._lock:
             self._is_cut = True
             if self._connection.sock is not None:
                 with contextlib.suppress(OSError):
-                    self._connection.sock.shutdown(socket.SHUT_RDWR)
+                    # past TLS, which could not read after it
+                    socket.socket.shutdown(self._connection.sock, socket.SHUT_WR)
 
     def close(self) -> None:
         """Let it go."""

@@ -9,6 +9,8 @@ import time
 
 #: Where to: a file descriptor, in the environment.
 VARIABLE = "BROKER_FLOW_REPORT"
+#: And a pipe that is at its end when he is gone.
+LEASH = "BROKER_FLOW_LEASH"
 #: Seconds between two lines.
 EVERY = 0.25
 

@@ -27,7 +27,7 @@ from broker.stages.committing import Committing
 from broker.stages.crew import Crew
 from broker.stages.keeper import Keeper
 from broker.stages.link import Link, Refused, Unreachable
-from broker.stages.report import Report
+from broker.stages.report import LEASH, Report
 from broker.stages.run import in_this_thread, placed, units
 from broker.stages.settle import Unit, Who, dead, failed
 from broker.stages.stage import ALONE_AFTER, Stage
@@ -82,6 +82,8 @@ class Supervisor:
         self._stopping = 0.0
         self._wake = _Wake()
         self._report = Report()
+        #: A pipe that is open as long as whoever started us lives, if he gave us one.
+        self._leash = [int(os.environ[LEASH])] if LEASH in os.environ else []
         #: How often an input has killed a process in which it was alone.
         self._deaths: OrderedDict[str, int] = OrderedDict()
 
@@ -97,9 +99,12 @@ class Supervisor:
                         self._start([stage], 1)
             while self._processes or self._planned:
                 pipes = [process.pipe for process in self._processes]
-                for ready in wait([*pipes, self._wake.ear], self._pause()):
+                for ready in wait([*pipes, self._wake.ear, *self._leash], self._pause()):
                     if ready is self._wake.ear:
                         self._signalled(self._wake.heard())
+                    elif isinstance(ready, int):
+                        self._leash.clear()  # whoever started this generation is gone
+                        self._signalled([signal.SIGTERM])
                     else:
                         self._hear(next(process for process in self._processes if process.pipe is ready))
                 self._tend()

@@ -268,6 +268,28 @@ def test_a_process_that_takes_too_long_is_killed_and_a_coroutine_cancelled(http:
         worker.stop()
 
 
+def test_dead_letters_go_home_and_what_is_made_of_them_belongs_to_the_replay(http: Http, tmp_path: Path) -> None:
+    program = """
+        f = Pipeline("f")
+        @f.stage("in", to="out", retries=0)
+        def mended(event):
+            if event.run is None:
+                raise ValueError("not yet")
+            return [event.attempt, event.run]
+        f.run()
+    """
+    with Worker(http.url, tmp_path, program) as worker:
+        http.ask("POST", "/channels/in", b"x", fields={"ce-id": "r9"})
+        while http.counts("in.dead") != (1, 0):
+            http.ask("POST", "/channels/nothing/lease?wait=1")
+        said = {"source": {"channel": "in.dead"}, "mode": "move", "target": "origin", "all": True}
+        run = http.ask("POST", "/replays", said)["run"]
+        first, second = http.events("out", 2)
+        assert (first["data"], second["data"]) == (1, run)
+        assert first.items() >= {"run": run, "rootid": "r9", "parentid": "r9"}.items()
+        worker.stop()
+
+
 def test_filters_topics_and_several_sources(http: Http, tmp_path: Path) -> None:
     program = """
         f = Pipeline("f")
