@@ -42,7 +42,7 @@ from broker.core.store import IStore
 from broker.core.supply import Supply
 from broker.core.sweep import Sweep
 from broker.core.taking import Taking
-from broker.core.topic import listener
+from broker.core.topic import Tell, listener
 from broker.core.transaction import Transaction
 from broker.core.unit import Unit
 from broker.core.wall import Wall
@@ -268,6 +268,7 @@ class Broker(Overview):
         accepts: Callable[[Message], bool] | None = None,
         dropped: Callable[[], None] | None = None,
         deleted: Callable[[], None] | None = None,
+        tell: Tell | None = None,
     ) -> Subscription:
         """Deliver to `deliver` from now on: what is in a queue, or what a topic gets while this subscription lasts.
 
@@ -276,10 +277,11 @@ class Broker(Overview):
         `exclusive` ones are there, the oldest of them alone gets what is in a queue. With `accepts`, a selector, it
         gets only what that is true of. A topic's name may be a pattern; `dropped` is called when its subscription is
         over because it was too slow, if the topic's policy says so and it is given. `deleted` is called when the queue
-        was deleted: the subscription goes on, at the new queue of that name, unless its owner ends it.
+        was deleted: the subscription goes on, at the new queue of that name, unless its owner ends it. `tell` takes a
+        topic's messages at once, without a loan, unless it says no or others wait: then they are delivered.
         """
         if destination.kind is Kind.TOPIC:
-            live = listener([destination], deliver, prefetch, self.policy, dropped)
+            live = listener([destination], deliver, prefetch, self.policy, dropped, tell)
             self._publishing.live.add(live)
             return live.subscription
         if self._directory.is_alias(destination):

@@ -24,7 +24,7 @@ from broker.core.reader import Lane, Reader
 from broker.core.route import Published, Route, Transacted, together
 from broker.core.stats import BrokerStats
 from broker.core.store import Inventory, PublishKey
-from broker.core.topic import Listeners
+from broker.core.topic import Listeners, Live
 from broker.core.unit import Append, Unit
 from broker.core.waiting import Waiting
 from broker.errors import BadName, MessageTooLarge, QueueFull, Stopping
@@ -341,7 +341,11 @@ class Publishing:
         if not listeners:
             return
         policy = self._directory.topic_policy(topic.name)
+        live, told = Live(message, message_id, topic), 0
         for listener in listeners:
+            if listener.told(live):
+                told += 1
+                continue
             queue = listener.subscription.queue
             if listener.offer(message, (message_id, topic), policy) is not None:
                 self._changed(queue)
@@ -349,6 +353,9 @@ class Publishing:
                 self.live.discard(listener.subscription)
                 queue.detach(listener.subscription)
                 listener.dropped()
+        self._stats.delivered += told
+        self._stats.settled += told
+        self._stats.delivered_bytes += told * len(message.body)
 
     def count(self, messages: int, size: int) -> None:
         """Messages with so many bytes of bodies were published."""

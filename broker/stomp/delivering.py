@@ -13,6 +13,7 @@ from broker.core.broker import Broker
 from broker.core.browsing import Seen
 from broker.core.delivery import Delivery
 from broker.core.destination import Destination
+from broker.core.topic import Live, Tell
 from broker.outbox import Outbox
 from broker.stomp.consumer import AckMode, Consumer
 from broker.stomp.destinations import Names
@@ -74,6 +75,22 @@ class Delivering:
                 self._full()
 
         return deliver
+
+    def tell(self, consumer: Consumer) -> Tell | None:
+        """What the core calls with a topic's message that nobody will settle; None: each is to be delivered."""
+        if consumer.mode is not AckMode.AUTO or consumer.filters:
+            return None
+        outbox, tails, dialect, names, head = self._outbox, self._tails, self._dialect, self._names, consumer.head()
+
+        def tell(live: Live) -> bool:
+            if outbox.full:
+                return False
+            outbox.write(head + tails.of(live, dialect, names))
+            if outbox.full:
+                self._full()
+            return True
+
+        return tell
 
     # -- showing
 

@@ -171,6 +171,7 @@ class Subscriptions:
                         accepts=accepts,
                         dropped=lambda: self._dropped(consumer, "messages came faster than they were taken"),
                         deleted=lambda: self._deleted(consumer),
+                        tell=self._delivering.tell(consumer),
                     )
                 )
         except BaseException:
