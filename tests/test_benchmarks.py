@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import socket
 from pathlib import Path
 from typing import cast
@@ -11,7 +13,20 @@ import pytest
 from twisted.internet import task
 from twisted.internet.base import ReactorBase
 
-from benchmarks import busy_group, idle_connections, measuring, queue_sizes, slow_subscriber, turns
+from benchmarks import (
+    against,
+    busy_group,
+    idle_connections,
+    measuring,
+    peers,
+    plots,
+    queue_sizes,
+    running,
+    slow_subscriber,
+    turns,
+)
+from benchmarks import cases as cases_module
+from benchmarks.cases import Comparison, Latency, Load, Mixed, Point, Sweep
 from broker.core import settlement
 from broker.core.message import Message, pack
 from tests.support import tx
@@ -102,3 +117,63 @@ def test_what_is_written_of_a_run_names_neither_the_machine_nor_its_folders(
     said = capsys.readouterr()
     assert said.out.splitlines()[:3] == ["case   rate  other", "a     1,234", "b              0.5"]
     assert said.err == "missed: too much\n"
+
+
+# -- beside peers
+
+
+def test_the_page_and_its_plots_are_what_the_results_give(tmp_path: Path) -> None:
+    report = json.loads((measuring.RESULTS / "peers.json").read_text())
+    against.write(report, tmp_path / "page.rst", tmp_path)
+    assert (tmp_path / "page.rst").read_text() == against.PAGE.read_text()
+    drawn = {file.name: file.read_text() for file in against.STATIC.glob("bench-*.svg")}
+    assert {file.name: file.read_text() for file in tmp_path.glob("bench-*.svg")} == drawn
+    text = json.dumps(report)
+    for secret in (socket.gethostname(), str(measuring.ROOT), str(Path.home())):
+        assert secret not in text
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_a_case_of_each_kind_says_what_it_took(tmp_path: Path) -> None:
+    how = running.How(seconds=0.2, rounds=1, generator=running.compiled(tmp_path))
+    put = Load("memcache", "both=3 depth=2")
+    swept = Sweep("s", "t", "x", [Point(1, put), Point(10, Load("http", "both=2 batch=5"), waiting=50)])
+    mixed = Mixed("m", "t", [put, Load("stomp", "puts=2 takes=2 queue=/queue/x ack=client-individual", "takes")])
+    latency = Latency("l", "t", [(peers.MemoryBroker, put)])
+    kinds: list[cases_module.Case] = [Comparison("c", "t", put, []), swept, mixed, latency]
+    rows = [row for case in kinds for row in running.run(case, how, pytest.fail)]
+    assert len(rows) == 1 + 2 + 2 + 3
+    for row in rows:
+        assert row["rate"] > 0
+        times = row.get("put") or row["take"]
+        assert 0 < times["p50"] <= times["p99.9"] <= times["max"]
+        assert 0 < row["generator_share"] < 1.5
+
+
+def test_every_case_has_a_name_of_its_own_and_words_the_generator_knows() -> None:
+    known = set(re.findall(r'\{"(\w+)", &|argument, "(\w+)"\)', running.SOURCE.read_text()))
+    words = {name for pair in known for name in pair if name}
+    found = cases_module.cases(5_000_000)
+    assert len({case.name for case in found}) == len(found)
+    for case in found:
+        for load in loads(case):
+            assert {word.partition("=")[0] for word in load.settings.split()} <= words
+
+
+def loads(case: cases_module.Case) -> list[Load]:
+    match case:
+        case Comparison():
+            return [case.ours, *(side.load for side in case.against)]
+        case Sweep():
+            return [point.load for point in case.points]
+        case Mixed():
+            return list(case.loads)
+    return [load for _, load in case.sides]
+
+
+def test_a_plot_has_a_point_for_each_number_in_the_order_of_their_sizes() -> None:
+    drawn = plots.plot("a < b", "x", "y", {"one": [(0, 10), (10, 100), (1_000, 1_000)]})
+    places = [tuple(map(float, place)) for place in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', drawn)]
+    assert [x for x, _ in places] == sorted(x for x, _ in places)
+    assert [y for _, y in places] == sorted((y for _, y in places), reverse=True)
+    assert "a &lt; b" in drawn
