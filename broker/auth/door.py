@@ -80,7 +80,7 @@ class Access:
         destination = self._broker.queue_of(delivery_id)
         if destination is None:
             raise NotFound("there is no such message")
-        self._hide(Action.SUBSCRIBE, destination)
+        self.hide(Action.SUBSCRIBE, destination, "there is no such message")
 
     def look(self, delivery_id: int) -> None:
         """That he may look at a message by its id; `NotFound` if there is none."""
@@ -89,7 +89,16 @@ class Access:
         destination = self._broker.queue_of(delivery_id)
         if destination is None:
             raise NotFound("there is no such message")
-        self._hide(Action.BROWSE, destination)
+        self.hide(Action.BROWSE, destination, "there is no such message")
+
+    def hide(self, action: Action, destination: Destination, reason: str) -> None:
+        """That he may do that with what he has named by a number; else `NotFound`, as if there was no such thing.
+
+        Who may not learns neither that it is there nor where.
+        """
+        if not may(self.user, action, destination):
+            self._tell(action, "refused", _shown(destination))
+            raise NotFound(reason)
 
     def look_around(self) -> None:
         """That he may look at anything at all; what, `seen` says."""
@@ -162,12 +171,6 @@ class Access:
             self.check(Action.CREATE, destination)
             if self.user.quota is not None:
                 self.user.quota.create(self._created)
-
-    def _hide(self, action: Action, destination: Destination) -> None:
-        """That he may do that with a message; who may not learns neither that it is there nor where: `NotFound`."""
-        if not may(self.user, action, destination):
-            self._tell(action, "refused", _shown(destination))
-            raise NotFound("there is no such message")
 
     def _refuse(self, action: Action, where: str) -> NoReturn:
         self._tell(action, "refused", where)

@@ -130,6 +130,7 @@ class Replays:
 
     async def change(self, call: Call) -> Answer:
         """``PATCH /replays/R``: pause it or go on, at another rate, up to another number."""
+        self._mine(call)  # before a word about the body
         said = await _read(call, ReplayChange)
         job = self._mine(call).job
         if job.state.over:
@@ -167,12 +168,12 @@ class Replays:
         )
 
     def _found(self, call: Call) -> Progress:
-        """The replay in the path, if who asks may look at its source."""
+        """The replay in the path, if who asks may look at its source; to others there is none of that number."""
         try:
             one = self._broker.replays.find(call.match.replay)
+            call.access.hide(Action.BROWSE, one.job.plan.source, f"there is no replay {call.match.replay}")
         except NotFound as error:
             raise Problem(404, "not-found", error.reason) from None
-        call.access.check(Action.BROWSE, one.job.plan.source)
         return one
 
     def _mine(self, call: Call) -> Progress:

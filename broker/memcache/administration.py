@@ -101,8 +101,14 @@ class Administration:
     # -- the server
 
     async def _stats(self, command: Stats, access: Access) -> bytes:
-        access.look_around()
         voice = command.voice
+        match command.argument:
+            case b"reset":
+                access.check(Action.ADMIN, None)
+            case b"conns":
+                access.check(Action.BROWSE, None)  # it says where others come from
+            case _:
+                access.look_around()
         if command.argument:
             return self._stats_of(command)
         if access.may(Action.BROWSE, None):

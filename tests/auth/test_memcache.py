@@ -228,7 +228,7 @@ NO = "CLIENT_ERROR not allowed: user bob has no right to {}\r\n"
         ("delete none", {"admin": "queue:none"}, b"NOT_FOUND\r\n", "administer queue none"),
         ("flush q", {"admin": "queue:q"}, b"END\r\n", "administer queue q"),
         ("flush_all", {"admin": "*"}, b"OK\r\n", "administer the whole broker"),
-        ("stats reset", {"browse": "queue:z"}, b"RESET\r\n", "look into anything"),
+        ("stats reset", {"admin": "*"}, b"RESET\r\n", "administer the whole broker"),
     ],
 )
 def test_each_command_takes_its_right(

@@ -256,7 +256,7 @@ def test_a_replay_needs_the_rights_to_its_source_and_its_target() -> None:
     assert ask("half", mode="move") == 403
     assert ask("half", target="origin", all=True) == 403
     assert ask("all", target="origin", all=True) == 202
-    assert [guarded.by(user, "GET", "/replays/1").status for user in ("reads", "blind", "all")] == [200, 403, 200]
+    assert [guarded.by(user, "GET", "/replays/1").status for user in ("reads", "blind", "all")] == [200, 404, 200]
     assert [guarded.by(user, "DELETE", "/replays/1").status for user in ("reads", "half")] == [403, 204]
     assert [len(guarded.by(user, "GET", "/replays").json["replays"]) for user in ("reads", "all")] == [2, 2]
     assert guarded.by("blind", "GET", "/replays").status == 403
