@@ -15,8 +15,9 @@ A worker is a process of its own, anywhere, and speaks to the broker over HTTP o
 """
 
 from broker.stages.event import Event
+from broker.stages.link import Refused, Unreachable
 from broker.stages.pipeline import Pipeline
 from broker.stages.stage import Stage
 from broker.stages.verdict import Later, Reject, Retry
 
-__all__ = ["Event", "Later", "Pipeline", "Reject", "Retry", "Stage"]
+__all__ = ["Event", "Later", "Pipeline", "Refused", "Reject", "Retry", "Stage", "Unreachable"]

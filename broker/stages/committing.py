@@ -67,7 +67,7 @@ class Committing:
         if error.status == 507 and len(units) > 1:
             half = len(units) // 2  # they may be more than the channel ever holds
             return [units[:half], units[half:]]
-        if error.status == 507 and tries % 5 == 2 and (never := self._never(units[0])):
+        if error.status == 507 and tries % 5 == 1 and (never := self._never(units[0])):
             return [[failed(self._stage, units[0].loan, never, self._who)]]
         if error.temporary:
             if tries in (0, 60):

@@ -153,7 +153,7 @@ class Pipeline:
         """Put something in; its id. When this returns it is on disk. While `drain` is used, it stays in memory.
 
         `attributes` are those of the event: ``id``, ``type``, ``subject``, ``priority``, ``delay``, …. Raises
-        `broker.stages.link.Refused`: 507 while the channel is full.
+        `Refused` (its `status` is 507 while the channel is full) and `Unreachable`.
         """
         event = root(channel, data, flow=self.name, **attributes)
         if self._local is not None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any, Self
 
@@ -110,6 +113,52 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+
+
+class Cable:
+    """A way to a port that can be pulled out: then nothing goes either way any more, and nobody is told."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._pulled = threading.Event()
+        self._open: list[socket.socket] = []
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def pull(self) -> None:
+        """From now on nothing goes through."""
+        self._pulled.set()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listening.accept()
+                far = socket.create_connection(("127.0.0.1", self._to))
+                self._open += [near, far]
+                for ends in ((near, far), (far, near)):
+                    self._threads.append(threading.Thread(target=self._pass, args=ends))
+                    self._threads[-1].start()
+
+    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if not self._pulled.is_set():
+                    target.sendall(data)
+            if not self._pulled.is_set():
+                target.shutdown(socket.SHUT_WR)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in (self._listening, *self._open):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+        for thread in self._threads:
+            thread.join()
 
 
 def data_of(messages: list[dict[str, Any]]) -> list[Any]:

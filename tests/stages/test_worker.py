@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from broker.stages.link import Refused
-from tests.stages.support import Http, Worker, data_of
+from tests.stages.support import Cable, Http, Worker, data_of
 from tests.support import Twistd
 
 
@@ -162,6 +162,26 @@ def test_a_lease_is_touched_while_the_stage_runs(http: Http, tmp_path: Path) -> 
         http.put("go", 1)
         assert http.get("out") == [1]
         worker.stop()
+
+
+def test_the_work_of_a_machine_that_lost_its_network_moves_to_another(http: Http, tmp_path: Path) -> None:
+    port = int(http.url.rpartition(":")[2])
+    both = [tmp_path / "one", tmp_path / "two"]
+    for folder in both:
+        folder.mkdir()
+    with Cable(port) as cable:
+        far = f"http://127.0.0.1:{cable.port}"
+        with Worker(far, both[0], SLOW + flow_of('"in", to="out", lease=1, concurrency=2'), version="far"):
+            for word in "ab":
+                http.put("in", word)
+            http.get("begun", 2)
+            cable.pull()
+            quick = "    def quick(event): return event\n" + flow_of('"in", to="out", lease=1', "quick")
+            with Worker(http.url, both[1], quick, version="near") as near:
+                events = http.events("out", 2)
+                assert [(event["data"], event["codeversion"]) for event in events] == [("a", "near"), ("b", "near")]
+                near.stop()
+    assert http.counts("in") == http.counts("out") == (0, 0)
 
 
 @pytest.mark.parametrize("mode", ["thread", "async"])
