@@ -38,8 +38,9 @@ from broker.core.stats import BrokerStats
 from broker.core.unit import Unit
 from broker.errors import QueueFull
 
-#: Messages of a step: what a reactor turn puts in, at about 20 us each.
+#: Messages of a step, and those of them that a reactor turn makes ready, at about 30 us each.
 MAX_MESSAGES = 250
+_SLICE = 100
 #: Bytes of their bodies (one message, if it is larger).
 MAX_BYTES = 128 * 1024
 #: Seconds that a rest takes at most.
@@ -151,13 +152,16 @@ class Work:
     async def _put_in(self, job: Job, page: Page, looked: list[int]) -> tuple[Job, str]:
         step = Step(reached=job.position)
         try:
-            for seen in page.seen:
+            for number, seen in enumerate(page.seen, 1):
                 if step.bytes + len(seen.message.body) > MAX_BYTES and step.matched:
                     break
                 step.blocked = self._deal(job, seen, step)
                 if step.blocked:
                     break
                 step.reached = seen.message.stamp
+                if number % _SLICE == 0:
+                    await deferLater(self._clock, 0)
+                    step.targets.clear()
         except BaseException:
             self._end(step, False)
             raise

@@ -46,6 +46,8 @@ class Room:
         """True if a replay leaves it alone: a tenth of the room is for what is published."""
         queue = self._queue
         limit, most = queue.policy.max_messages, queue.policy.most_bytes
+        if not (limit or most):
+            return False
         count, taken = queue.waiting + self.incoming, queue.bytes + self._incoming_bytes
         if limit and count >= max(limit * 9 // 10, 1):
             return True
