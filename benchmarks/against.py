@@ -101,8 +101,15 @@ def _measure(
                 else:
                     case = known[name]
                     rows = run(case, how, note)
-                    entry = {"kind": type(case).__name__, "title": case.title, "rows": rows, "notes": list(notes)}
-                    report["cases"][name] = entry | ({"axis": case.axis} if isinstance(case, Sweep) else {})
+                    entry: dict[str, Any] = {
+                        "kind": type(case).__name__,
+                        "title": case.title,
+                        "rows": rows,
+                        "notes": list(notes),
+                    }
+                    if isinstance(case, Sweep):
+                        entry |= {"axis": case.axis, "flat": case.flat, "least": case.least}
+                    report["cases"][name] = entry
             except (NotThere, OSError, RuntimeError) as error:
                 say(f"{name}: {error}")
                 continue

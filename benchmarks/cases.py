@@ -59,13 +59,17 @@ class Point:
 
 @attrs.frozen
 class Sweep:
-    """The broker under more and more of something; `flat` is the most the dearest may cost beside the cheapest."""
+    """The broker under more and more of something.
+
+    `flat` is how many times the processor time of the cheapest point the dearest may take, of those from `least` on.
+    """
 
     name: str
     title: str
     axis: str
     points: Sequence[Point]
     flat: float = 0.0
+    least: int = 0
     server: type[Server] = peers.Broker
 
 
@@ -128,9 +132,11 @@ def _stomp(
     return Comparison(f"stomp-{name}", title, Load("stomp", settings, counts), against)
 
 
-def _sweep(name: str, title: str, axis: str, protocol: str, settings: str, xs: Sequence[int], counts: str) -> Sweep:
+def _sweep(
+    name: str, title: str, axis: str, protocol: str, settings: str, xs: Sequence[int], counts: str, flat: float = 0.0
+) -> Sweep:
     """`settings` with ``{x}`` in the place of what grows."""
-    return Sweep(name, title, axis, [Point(x, Load(protocol, settings.format(x=x), counts)) for x in xs])
+    return Sweep(name, title, axis, [Point(x, Load(protocol, settings.format(x=x), counts)) for x in xs], flat)
 
 
 BODIES = (10, 100, 1_000, 10_000, 100_000, 1_000_000)
@@ -261,6 +267,12 @@ def cases(backlog: int) -> list[Case]:
             CONNECTIONS,
             "both",
         ),
+        Sweep(
+            "connections-shared",
+            "memcache sets by connections, 1,000 under way over all of them",
+            "connections",
+            [Point(x, Load("memcache", f"puts={x} depth={1_000 // x}", "puts")) for x in (1, 10, 100, 1_000)],
+        ),
         _sweep(
             "queues-memcache",
             "memcache set and get by queues",
@@ -269,6 +281,7 @@ def cases(backlog: int) -> list[Case]:
             "both=50 depth=4 queues={x} queue=q",
             QUEUES,
             "both",
+            3.0,
         ),
         _sweep(
             "queues-stomp",
@@ -278,6 +291,7 @@ def cases(backlog: int) -> list[Case]:
             "puts=50 depth=4 queues={x} queue=/queue/s",
             QUEUES,
             "puts",
+            3.0,
         ),
         _sweep(
             "queues-http",
@@ -287,6 +301,7 @@ def cases(backlog: int) -> list[Case]:
             "both=50 queues={x} queue=h",
             QUEUES,
             "both",
+            3.0,
         ),
         _sweep(
             "fan-out",
@@ -311,12 +326,16 @@ def cases(backlog: int) -> list[Case]:
             "memcache set and get by messages that wait",
             "messages",
             [Point(x, Load("memcache", f"both=10 depth=4 queue=w{x}"), waiting=x) for x in waiting],
+            1.2,
+            1_000,
         ),
         Sweep(
             "backlog-stomp",
             "STOMP sent, delivered, acknowledged by messages that wait",
             "messages",
             [Point(x, Load("stomp", f"queue=/queue/v{x} " + flow, "takes"), waiting=x) for x in waiting],
+            1.2,
+            1_000,
         ),
         Sweep(
             "prefetch",
