@@ -219,9 +219,15 @@ class MemcacheProtocol(Protocol):
             case Quit():
                 self._reply(command.voice.said(Outcome.BYE))
                 self._ending = "quit"
+            case commands.Get() if (reply := self._got(command)) is not None:
+                self._write(reply)
             case _:
                 self._busy = True
                 self._outbox.when_idle(lambda: self._have(command))
+
+    def _got(self, command: commands.Get) -> bytes | None:
+        """What a get answers that has nothing to wait for."""
+        return None if self._outbox.owed or self._outbox.full else self._session.get_now(command)
 
     def _have(self, command: Waiting) -> None:
         """Do a command that has the connection for itself."""

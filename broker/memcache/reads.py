@@ -34,6 +34,11 @@ class Reads:
         #: Read with a plain get, and not yet out of our send buffer.
         self.unsent: list[Delivery] = []
 
+    @property
+    def open(self) -> bool:
+        """True while any read is open."""
+        return bool(self._open)
+
     async def read(self, keys: Sequence[Key], *, look: bool = False) -> Delivery | None:
         """Do what the first of `keys` says, in the queues of all; the message to answer with, if there is one.
 

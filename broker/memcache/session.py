@@ -188,6 +188,27 @@ class Session:
 
     # -- get
 
+    def get_now(self, command: Get) -> bytes | None:
+        """The answer to a plain get whose message is at hand: 12 us less. None: `answer` it."""
+        if command.look or len(command.keys) > 1 or self.reads.open:
+            return None
+        try:
+            key = self._keys.to_read(command.keys[0])
+            if not key.plain or key.cursor_of:
+                return None
+            self._check_read(key, look=False)
+        except BrokerError:
+            return None
+        name = key.destination.name
+        settles_first = self._broker.policy_of(name).get_settles == "before"
+        delivery = None if settles_first else self._broker.at_hand(name)
+        if delivery is None:
+            return None
+        self._counters.cmd_get += 1
+        self._counters.get_hits += 1
+        self._settle_when_sent(delivery)
+        return self._value(command.voice, key, delivery) + command.voice.end()
+
     async def _get(self, command: Get) -> bytes:
         voice = command.voice
         keys = [self._keys.to_read(raw) for raw in command.keys]  # all of them, before anything is taken
