@@ -224,6 +224,7 @@ class Work:
 
         unit.ended = ended
         following = iter(await self._journal.append(unit))
+        self._stats.replayed += len(step.routes)
         for route in step.routes:
             self._publishing.told(route, next(following) if route.append is not None else -1)
         for queue in {delivery.reader.queue for delivery in step.moved}:

@@ -78,6 +78,7 @@ class BrokerStats:
     moved: Annotated[
         int, counter("messages", "Messages moved as they expired, had failed too often or were rejected.")
     ] = 0
+    replayed: Annotated[int, counter("messages", "Messages that replays put in; they are published, too.")] = 0
     purged: Annotated[int, counter("messages", "Messages removed by purge or with their queue.")] = 0
     touched: Annotated[int, counter("messages", "Loans restarted.")] = 0
     bound: Annotated[int, counter("bindings", "Bindings made.")] = 0
@@ -96,6 +97,8 @@ class BrokerGauges(msgspec.Struct, frozen=True):
     queues: Annotated[int, gauge("queues", "Queues that exist, empty ones included.")]
     queues_in_use: Annotated[int, gauge("queues", "Queues that hold messages, are bound or have consumers.")]
     topics: Annotated[int, gauge("topics", "Topics that queues are bound to.")]
+    replays: Annotated[int, gauge("replays", "Replays that run or are paused.")]
+    replays_waiting: Annotated[int, gauge("replays", "Replays that wait for room, or for the store.")]
     bindings: Annotated[int, gauge("bindings", "Bindings of queues to topics and to other queues.")]
     ready: Annotated[int, gauge("messages", "Messages that wait in queues.")]
     bytes: Annotated[int, gauge("bytes", "What the messages of queues take, on loan or not, headers included.")]

@@ -128,6 +128,7 @@ class Surveyor:
                 await deferLater(self._broker.clock, 0)
         if asked > most:
             found.clear()
+        replays = [one for one in broker.replays.all() if not one.job.state.over]
         gauges = BrokerGauges(
             uptime=max(int(broker.now() / 1e6 - broker.stats.started), 0),
             trouble=broker.trouble,
@@ -135,6 +136,8 @@ class Surveyor:
             queues=len(names),
             queues_in_use=in_use,
             topics=len(topics),
+            replays=len(replays),
+            replays_waiting=sum(bool(one.waits_for) for one in replays),
             bindings=bindings,
             delayed=broker.delayed,
             memory_used=self._budget.used,

@@ -15,6 +15,7 @@ from broker.core.message import Message
 from broker.core.policy import Policies, Policy, Rule, TopicPolicy
 from broker.core.replay import Job, Plan, State
 from broker.core.replays import Preview
+from broker.core.survey import Surveyor
 from broker.errors import BadValue, BrokerError, NotFound
 from broker.storage.memory import MemoryStore
 from tests.core.support import Bench, Holding, result, start, text
@@ -204,6 +205,16 @@ def test_a_dry_run_counts_and_shows_five() -> None:
     assert [one.message.body for one in seen.samples] == [b"10", b"11", b"12", b"13", b"14"]
     assert on.broker.replays.all() == []
     assert bodies(on) == []
+
+
+def test_it_is_counted() -> None:
+    on = bench(again={"max_messages": 4})
+    put(on, NEWS, *"abcd")
+    begin(on)
+    looking = start(Surveyor(on.broker).survey())
+    on.turn()
+    told = result(looking).broker
+    assert (told["replays"], told["replays_waiting"], told["replayed"]) == (1, 1, 3)
 
 
 # -- beside live traffic
