@@ -72,7 +72,8 @@ class Address:
     def bind(self) -> Bound:
         """Take it; raises `ConfigError`, or `InUse` if somebody else has it."""
         try:
-            found = socket.getaddrinfo(self.host or "0.0.0.0", self.port, type=socket.SOCK_STREAM)
+            host = self.host or "0.0.0.0"  # nosec B104  # who says ":22122" means it; without users it is refused
+            found = socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             raise ConfigError(f"cannot listen on {self}: {getattr(error, 'strerror', error)}") from None
         # "localhost" is both 127.0.0.1 and ::1; the first is what clients try that know only one.

@@ -160,7 +160,9 @@ def test_without_venv_the_scripts_name_the_command_that_mends_it(script: str, tm
 
 
 def test_tox_runs_the_commands_of_the_scripts() -> None:
-    commands = [line for name in TOX.sections() for line in TOX[name].get("commands", "").split("\n") if line]
+    # What looks for weaknesses is a program that the tests do without.
+    sections = [name for name in TOX.sections() if name != "testenv:security"]
+    commands = [line for name in sections for line in TOX[name].get("commands", "").split("\n") if line]
     scripts = (ROOT / "script/test").read_text() + (ROOT / "script/docs").read_text()
     said = {line.removeprefix("exec ").replace('"$@"', "{posargs}") for line in scripts.splitlines()}
     assert len(commands) >= 6

@@ -91,9 +91,9 @@ def _tables(connection: sqlite3.Connection, report: Report) -> None:
         ("chunk {1} of settled numbers belongs to reader {0}, which is not there",
          "SELECT reader, chunk FROM bits WHERE reader NOT IN (SELECT id FROM reader)"),
         ("chunk {1} of settled numbers of reader {0} has a wrong length",
-         f"SELECT reader, chunk FROM bits WHERE length(bits) != {CHUNK // 8}"),
+         f"SELECT reader, chunk FROM bits WHERE length(bits) != {CHUNK // 8}"),  # nosec B608  # a constant
         ("chunk {1} of settled numbers of reader {0} is below its cursor",
-         f"SELECT reader, chunk FROM bits JOIN reader ON id = reader WHERE (chunk + 1) * {CHUNK} <= cursor"),
+         f"SELECT reader, chunk FROM bits JOIN reader ON id = reader WHERE (chunk + 1) * {CHUNK} <= cursor"),  # nosec B608  # a constant
         ("message {1}, which failed, belongs to reader {0}, which is not there",
          "SELECT reader, seq FROM exc WHERE reader NOT IN (SELECT id FROM reader)"),
         ("message {1}, below the cursor of reader {0}, is not kept",

@@ -111,7 +111,8 @@ def _copy_batches(target: sqlite3.Connection) -> Iterator[int]:
             known = target.execute("SELECT 1 FROM main.batch WHERE lane = ? AND base = ?", (lane, base)).fetchone()
             if known is None:
                 target.execute(
-                    f"INSERT INTO main.batch ({_COLUMNS}) SELECT {_COLUMNS} FROM live.batch WHERE id = ?", (id,)
+                    f"INSERT INTO main.batch ({_COLUMNS}) SELECT {_COLUMNS} FROM live.batch WHERE id = ?",  # nosec B608
+                    (id,),
                 )
                 size += target.execute("SELECT length(data) FROM live.batch WHERE id = ?", (id,)).fetchone()[0]
                 if size >= SLICE_BYTES:
@@ -126,7 +127,7 @@ def _finish(target: sqlite3.Connection) -> None:
     """In one transaction: the batches as they are now, and every other table."""
     target.execute("BEGIN")
     same = "SELECT 1 FROM {0}.batch AS other WHERE other.lane = batch.lane AND other.base = batch.base"
-    target.execute(f"DELETE FROM main.batch WHERE NOT EXISTS ({same.format('live')})")
+    target.execute(f"DELETE FROM main.batch WHERE NOT EXISTS ({same.format('live')})")  # nosec B608
     # A commit whose outcome nobody saw may have been replaced by another with the same numbers. The tables say only
     # what is certain; behind that, what was copied may be the one that was replaced.
     target.execute(
@@ -135,11 +136,11 @@ def _finish(target: sqlite3.Connection) -> None:
         "WHERE batch.base >= ifnull(lane.next, 0) AND (other.n, other.t0) != (batch.n, batch.t0))"
     )
     target.execute(
-        f"INSERT INTO main.batch ({_COLUMNS}) SELECT {_COLUMNS} FROM live.batch WHERE NOT EXISTS "
+        f"INSERT INTO main.batch ({_COLUMNS}) SELECT {_COLUMNS} FROM live.batch WHERE NOT EXISTS "  # nosec B608
         f"({same.format('main')}) ORDER BY lane, base"
     )
     for (table,) in target.execute("SELECT name FROM live.sqlite_master WHERE type = 'table'").fetchall():
         if table != "batch":
-            target.execute(f"DELETE FROM main.{table}")
-            target.execute(f"INSERT INTO main.{table} SELECT * FROM live.{table}")
+            target.execute(f"DELETE FROM main.{table}")  # nosec B608
+            target.execute(f"INSERT INTO main.{table} SELECT * FROM live.{table}")  # nosec B608
     target.execute("COMMIT")

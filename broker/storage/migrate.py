@@ -50,7 +50,7 @@ def upgrade(connection: sqlite3.Connection, path: str, steps: dict[int, str] | N
     for step in range(found + 1, newest + 1):
         try:
             connection.executescript(
-                f"BEGIN IMMEDIATE;\n{steps[step]}\n"
+                f"BEGIN IMMEDIATE;\n{steps[step]}\n"  # nosec B608  # a file of ours, and a number
                 f"UPDATE meta SET value = {step} WHERE key = 'schema_version';\nCOMMIT;"
             )
         except BaseException:
