@@ -236,6 +236,24 @@ async def test_http_with_http_client(ca: Authority) -> None:
 
 
 @tx()
+async def test_a_request_that_is_refused_half_way_is_answered_and_said_goodbye_to(ca: Authority) -> None:
+    def ask_for_too_much(port: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), 5) as plain:
+            secured = ca.client().wrap_socket(plain, server_hostname="localhost", suppress_ragged_eofs=False)
+            secured.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 100_000)
+            told = b"".join(iter(lambda: secured.recv(65536), b""))  # SSLEOFError, if it only hangs up
+            plain = socket.socket(fileno=secured.detach())
+            plain.sendall(b"no TLS any more")
+            plain.close()
+            return told
+
+    async with serving(**on_all(ca.serving())) as served:
+        told = await deferToThread(ask_for_too_much, served.http)
+        assert told.startswith(b"HTTP/1.1 431 ")
+        await settled(served)
+
+
+@tx()
 async def test_http_1_1_is_agreed_and_nothing_where_a_client_knows_only_others(ca: Authority) -> None:
     async with serving(**on_all(ca.serving())) as served:
 

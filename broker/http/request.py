@@ -177,7 +177,12 @@ class Channel(http.HTTPChannel):
         )
         self.cut_later()
         if ITCPTransport.providedBy(self.transport):
-            self.transport.loseWriteConnection()  # it sees the end at once, and may finish what it sends
+            # It sees the end at once, and may finish what it sends. TLS cannot close one half, and hands the attribute
+            # of the socket below it through: ask the class.
+            if hasattr(type(self.transport), "loseWriteConnection"):
+                self.transport.loseWriteConnection()
+            else:
+                self.loseConnection()
 
     @property
     def closing(self) -> bool:
