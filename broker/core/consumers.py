@@ -88,10 +88,12 @@ class Subscription:
 class Consumers:
     """The subscriptions of a queue, and of these the ones that have credit, as far as is known."""
 
-    __slots__ = ("_exclusive", "_ready", "all")
+    __slots__ = ("_exclusive", "_ready", "all", "selective")
 
     def __init__(self) -> None:
         self.all: dict[Subscription, None] = {}
+        #: How many of them have a selector.
+        self.selective = 0
         #: Those that are exclusive, the oldest first.
         self._exclusive: dict[Subscription, None] = {}
         #: By rank, the lowest first; in each in the order of their turns.
@@ -105,6 +107,8 @@ class Consumers:
 
     def attach(self, subscription: Subscription) -> None:
         """One more, after those who wait already."""
+        if subscription not in self.all:
+            self.selective += subscription.line is not None
         self.all[subscription] = None
         if subscription.exclusive:
             self._exclusive[subscription] = None
@@ -112,7 +116,9 @@ class Consumers:
 
     def detach(self, subscription: Subscription) -> None:
         """It wants nothing more."""
-        self.all.pop(subscription, None)
+        if subscription in self.all:
+            self.selective -= subscription.line is not None
+            del self.all[subscription]
         self._exclusive.pop(subscription, None)
         self.exhausted(subscription)
         if not self.all:

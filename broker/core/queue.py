@@ -261,6 +261,8 @@ class Queue:
                     lacking += self.lacks
                     highest = subscription.priority
                 in_vain = in_vain or subscription.line is None  # for all others in that line too
+                if in_vain and not self.consumers.selective:
+                    break
         self.lacks = lacking
         return None
 

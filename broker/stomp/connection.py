@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 #: After the last frame of ours: bytes that we still read from a client that does not close.
 LINGER_BYTES = 64 * 1024
+#: ACKs that are settled together: as many messages as a reactor turn may handle.
+MAX_ACKS = 1_000
 
 
 class _State(enum.Enum):
@@ -96,6 +98,8 @@ class StompProtocol(Protocol):
         self._sends: list[Repeated] = []
         self._sent_to: Destination | None = None
         self._burst: Burst | None = None
+        # ACKs that came together.
+        self._acks = 0
         self._read_lost = False
         self._dropped = 0
 
@@ -181,6 +185,8 @@ class StompProtocol(Protocol):
                     if self._gather(frame):
                         continue
                     frame = frame.frame
+                elif frame is not None and frame.command == "ACK" and self._gather_ack(frame):
+                    continue
                 self._put_in()
                 if frame is None:
                     if self._read_lost:
@@ -213,8 +219,36 @@ class StompProtocol(Protocol):
             self._sends.append(send)
         return True
 
+    def _gather_ack(self, frame: Frame) -> bool:
+        """Settle it together with those that came with it; False if it must be obeyed by itself."""
+        session, headers = self._session, frame.headers
+        if session is None or self._state is not _State.CONNECTED or "receipt" in headers or "transaction" in headers:
+            return False
+        try:
+            session.gather_ack(frame)
+        except Exception as error:
+            self._put_in()
+            self._refuse(error, frame)
+        self._acks += 1
+        if self._acks == MAX_ACKS:
+            self._put_in()
+        return True
+
     def _put_in(self) -> None:
-        """Put in what was gathered: its receipts are one reply."""
+        """Put in, and then settle, what was gathered: never an input before its output."""
+        self._put_in_sends()
+        if self._acks and self._session is not None:
+            self._acks = 0
+            try:
+                settled = self._session.settle()
+            except Exception as error:
+                self._refuse(error, Frame("ACK"))
+                return
+            if settled is not None:
+                self._reply_after(settled, Frame("ACK"), b"")
+
+    def _put_in_sends(self) -> None:
+        """Their receipts are one reply."""
         burst, self._burst = self._burst, None
         sends, self._sends = self._sends, []
         if burst is None or not sends:

@@ -106,7 +106,15 @@ class Session:
                 raise Refused("Bad command", "the command is none that a client may send here", named=frame.command)
         return outcome, receipts
 
-    # -- SEND
+    # -- what comes together
+
+    def gather_ack(self, frame: Frame) -> None:
+        """An ACK without a receipt and outside of transactions; `settle` is called soon. Raises what `obey` raises."""
+        self._settling.gather(frame.headers)
+
+    def settle(self) -> Deferred[Any] | None:
+        """Settle the ACKs that were gathered; None: there are none."""
+        return self._settling.acked()
 
     def plan(self, repeated: Repeated) -> Plan | None:
         """What a SEND says whose header block was here before; None: it is to be obeyed as any other frame."""

@@ -42,6 +42,7 @@ class Settling:
         self._delivering = delivering
         subscriptions.concerned = lambda consumer: any(one.concerns(consumer) for one in self._transactions.values())
         self._transactions: dict[str, OpenTransaction] = {}
+        self._acked: list[Delivery] = []
         self._ended = False
 
     # -- ACK, NACK
@@ -49,6 +50,18 @@ class Settling:
     def ack(self, headers: dict[str, str]) -> Deferred[Any] | None:
         """An ACK."""
         return self._settle(headers, "ack")
+
+    def gather(self, headers: dict[str, str]) -> None:
+        """An ACK outside of transactions, to be settled together with others by `acked`.
+
+        Each by itself looks for what may be delivered now: 10 us.
+        """
+        self._acked += self._concerned(headers, "ack")
+
+    def acked(self) -> Deferred[Any] | None:
+        """Settle what was gathered; None: nothing was."""
+        acked, self._acked = self._acked, []
+        return self._broker.ack(acked) if acked else None
 
     def nack(self, headers: dict[str, str]) -> Deferred[Any] | None:
         """A NACK."""
@@ -58,26 +71,29 @@ class Settling:
         return self._settle(headers, "reject" if headers.get("requeue", default) == "false" else "nack")
 
     def _settle(self, headers: dict[str, str], kind: str) -> Deferred[Any] | None:
-        lenient = self._terms.lenient_ack and "id" not in headers
-        for name in LENIENT if lenient else self._dialect.ack_headers:
-            needed(headers, name)
         delay = number(headers, "delay", _MAX_DELAY) if kind == "nack" else None
         reason = headers.get("reason", "nack")[:_MAX_REASON]
         transaction = self.transaction(headers)
-        for consumer, named in self._named(headers, lenient or not self._dialect.names_acks):
-            if transaction is not None and transaction.knows(consumer, named):
-                transaction.settle(consumer, named, kind, self._take(consumer, named, kind), reason, delay)
-                return None
-            if transaction is None and (taken := self._take(consumer, named, kind)):
+        if transaction is not None:
+            for consumer, named in self._named(headers):
+                if transaction.knows(consumer, named):
+                    transaction.settle(consumer, named, kind, self._take(consumer, named, kind), reason, delay)
+                    return None
+            raise _unknown(headers)
+        held = self._concerned(headers, kind)
+        if kind == "nack":
+            self._broker.nack(held, reason=reason, delay=delay)
+            return None
+        return (self._broker.ack if kind == "ack" else self._broker.reject)(held)
+
+    def _concerned(self, headers: dict[str, str], kind: str) -> list[Delivery]:
+        """The deliveries that a frame outside of transactions settles, taken out."""
+        for consumer, named in self._named(headers):
+            if taken := self._take(consumer, named, kind):
                 for one, deliveries in taken.items():
                     one.forget(deliveries)
-                held = loaned(taken, consumer, named)
-                if kind == "nack":
-                    self._broker.nack(held, reason=reason, delay=delay)
-                    return None
-                return (self._broker.ack if kind == "ack" else self._broker.reject)(held)
-        said = headers.get("id") or headers.get("message-id", "")
-        raise Refused("Message not found", "the frame names no unsettled delivery of this session", named=said)
+                return loaned(taken, consumer, named)
+        raise _unknown(headers)
 
     def _take(self, consumer: Consumer, named: int, kind: str) -> dict[Consumer, dict[int, Delivery]]:
         """What an ACK or NACK of this delivery concerns, taken out."""
@@ -91,9 +107,12 @@ class Settling:
             self._delivering.settled(one)
         return found
 
-    def _named(self, headers: dict[str, str], by_message: bool) -> Iterator[tuple[Consumer, int]]:
+    def _named(self, headers: dict[str, str]) -> Iterator[tuple[Consumer, int]]:
         """The deliveries a frame may mean, as subscription and number: by ack id, or by message and subscription."""
-        if not by_message:
+        lenient = self._terms.lenient_ack and "id" not in headers
+        for name in LENIENT if lenient else self._dialect.ack_headers:
+            needed(headers, name)
+        if self._dialect.names_acks and not lenient:
             id, _, digits = headers["id"].rpartition(".")
             if digits.isascii() and digits.isdigit() and len(digits) < 20:
                 for consumer in self._subscriptions.called(id):
@@ -163,3 +182,8 @@ class Settling:
         for transaction in self._transactions.values():
             self._aborted(transaction)
         self._transactions.clear()
+
+
+def _unknown(headers: dict[str, str]) -> Refused:
+    said = headers.get("id") or headers.get("message-id", "")
+    return Refused("Message not found", "the frame names no unsettled delivery of this session", named=said)

@@ -198,6 +198,45 @@ class TogetherTests(FrontTest):
         self.assertEqual([frame.command for frame in answers], ["RECEIPT", "ERROR"])
         self.assertEqual(self.taken(), [b"a"])
 
+    def delivered(self, *bodies: str) -> tuple[Client, list[bytes]]:
+        """A consumer, and the ACKs of what it has on loan."""
+        consumer = self.open().connect()
+        consumer.subscribe("/queue/q", ack="client-individual")
+        self.producer_of(*bodies)
+        return consumer, [f"ACK\nid:{frame.headers['ack']}\n\n\0".encode() for frame in consumer.frames()]
+
+    def producer_of(self, *bodies: str) -> None:
+        self.open().connect().raw(self.sends(*bodies))
+
+    def test_acks_are_settled_together(self) -> None:
+        consumer, acks = self.delivered("a", "b", "c")
+        commits = self.store.commits
+        self.assertEqual(consumer.raw(b"".join(acks)), [])
+        self.assertEqual(self.store.commits, commits + 1)
+        stats = self.broker.queue_stats("q")
+        self.assertEqual((stats.on_loan, stats.settled), (0, 3))
+
+    def test_an_ack_that_names_nothing_is_an_error_behind_those_before_it(self) -> None:
+        consumer, acks = self.delivered("a", "b", "c")
+        (error,) = consumer.raw(acks[0] + b"ACK\nid:nothing.7\n\n\0" + acks[1])
+        self.assertEqual(error.command, "ERROR")
+        self.assertEqual(self.broker.queue_stats("q").settled, 1)
+
+    def test_a_disconnects_receipt_waits_for_the_acks_before_it(self) -> None:
+        consumer, acks = self.delivered("a", "b")
+        self.store.hold = True
+        self.assertEqual(consumer.raw(b"".join(acks) + b"DISCONNECT\nreceipt:bye\n\n\0"), [])
+        self.store.release_commit()
+        self.assertEqual(self.receipts(consumer.frames()), ["bye"])
+
+    def test_an_ack_in_a_transaction_and_one_with_a_receipt_go_by_themselves(self) -> None:
+        consumer, acks = self.delivered("a", "b", "c")
+        inside = acks[1].replace(b"\n\n", b"\ntransaction:t\n\n")
+        answered = acks[2].replace(b"\n\n", b"\nreceipt:done\n\n")
+        frames = consumer.raw(acks[0] + b"BEGIN\ntransaction:t\n\n\0" + inside + answered)
+        self.assertEqual(self.receipts(frames), ["done"])
+        self.assertEqual(self.broker.queue_stats("q").on_loan, 1)
+
     def test_a_burst_is_what_is_used(self) -> None:
         """The tests above would pass without one."""
         client = self.producer()
