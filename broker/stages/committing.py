@@ -12,7 +12,7 @@ from typing import Any
 
 from broker.stages.keeper import Keeper
 from broker.stages.link import Link, Refused, Unreachable, channel_path
-from broker.stages.settle import Unit, Who, commits, failed
+from broker.stages.settle import Unit, Who, commits, failed, unburied
 from broker.stages.stage import Stage
 from broker.stages.verdict import Reject
 
@@ -60,7 +60,6 @@ class Committing:
             for unit in some:
                 if unit.failure:
                     log.warning("%s: %s: %s", self._stage.full_name, unit.loan.event.id, unit.failure)
-            self._keeper.drop([unit.loan for unit in some])
 
     def _refused(self, units: list[Unit], error: Refused, tries: int) -> list[list[Unit]]:
         """What to try instead."""
@@ -86,6 +85,8 @@ class Committing:
         unit = units[0]
         if unit.failure:
             log.error("%s: %s: cannot be settled: %s", self._stage.full_name, unit.loan.event.id, error)
+            if len(unit.ops) > 1:  # the dead channel does not take it: it stays where it is, and says why
+                return [[unburied(self._stage, unit.loan, f"{unit.failure}: {error}")]]
             self._keeper.drop([unit.loan])
             return []
         return [[failed(self._stage, unit.loan, Reject(f"the broker refuses its outputs: {error}"), self._who)]]

@@ -44,14 +44,15 @@ class Keeper:
 
     @contextmanager
     def away(self, loans: list[Loan]) -> Iterator[None]:
-        """Do not touch these meanwhile: a commit claims them."""
+        """Do not touch these meanwhile: a commit claims them. Nor afterwards, unless it failed."""
         with self._lock:
             kept = [self._kept.pop(loan.id) for loan in loans if loan.id in self._kept]
         try:
             yield
-        finally:
+        except BaseException:
             with self._lock:
                 self._kept.update({loan.id: (loan, due) for loan, due in kept})
+            raise
 
     def run(self) -> None:
         """Touch what is due until `end`."""

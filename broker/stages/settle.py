@@ -106,6 +106,12 @@ def dead(stage: Stage, loan: Loan, reason: str, who: Who, trace: str = "") -> Un
     return Unit(loan, [{"ack": loan.said}, publish(letter)], _size(letter), failure=f"{reason} (dead: {target})")
 
 
+def unburied(stage: Stage, loan: Loan, reason: str) -> Unit:
+    """It is given up, and the dead channel refuses it: back to its place for as long as the stage ever waits."""
+    nack = {**loan.said, "delay": max(stage.backoff, default=0), "reason": reason[:MAX_REASON]}
+    return Unit(loan, [{"nack": nack}], failure=reason)
+
+
 def commits(units: Iterable[Unit], most: int = MAX_OPS) -> list[list[Unit]]:
     """The units, as many together as one commit takes."""
     found: list[list[Unit]] = []

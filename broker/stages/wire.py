@@ -10,6 +10,7 @@ import attrs
 
 from broker.stages.event import Event, event_of, structured
 
+_attribute = re.compile(r"[a-z0-9]{1,64}")
 _boundary = re.compile(r'boundary="?([^";]+)"?')
 
 
@@ -75,6 +76,11 @@ def _loan(part: bytes, channel: str) -> Loan:
 
 def publish(event: Event) -> dict[str, Any]:
     """The operation that puts an event into its channel."""
+    odd = {name: value for name, value in event.attributes.items() if not _attribute.fullmatch(name)}
+    if odd:  # a header may be called what an attribute may not
+        others = {name: value for name, value in event.attributes.items() if name not in odd}
+        headers = {**event.headers, **{f"ce-{name}": value for name, value in odd.items()}}
+        event = attrs.evolve(event, attributes=others, headers=headers)
     topic = event.channel.removeprefix("topic:")
     kind = "channel" if topic == event.channel else "topic"
     said: dict[str, Any] = {kind: topic, "event": structured(event)}

@@ -102,6 +102,14 @@ def test_operations_say_where_to_and_how() -> None:
     assert publish(given().child(1))["publish"]["channel"] == "words"
 
 
+def test_an_attribute_whose_name_is_none_goes_on_as_a_header() -> None:
+    event = attrs.evolve(given(), attributes={"odd-name": "x", "fine": "y"}, headers={"colour": "blue"})
+    op = publish(event)["publish"]
+    assert op["event"]["fine"] == "y"
+    assert "odd-name" not in op["event"]
+    assert op["headers"] == {"colour": "blue", "ce-odd-name": "x"}
+
+
 PART = (
     b"\r\nContent-Type: text/plain\r\nX-Linger-Msg-Id: 7\r\nX-Linger-Lease: t\r\nX-Linger-Delivered: 2\r\n"
     b"X-Linger-Priority: -1\r\nX-Linger-Timeout: 30\r\nce-id: a%%20b\r\nce-mine: x\r\nX-Message-Colour: blue\r\n"

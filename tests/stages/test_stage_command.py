@@ -87,6 +87,12 @@ def test_a_program_that_runs_on_ends_with_its_input(http: Http, tmp_path: Path) 
     assert (tmp_path / "ended").read_text() == "by itself"
 
 
+def test_a_filter_that_cannot_be_read_is_refused_with_its_place(http: Http, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stage", "--url", http.url, "--from=docs", "--match=data.a = ", "--", "cat"]) == 3
+    assert "refused: 400" in (said := capsys.readouterr().err)
+    assert "9" in said
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

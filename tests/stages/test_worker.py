@@ -288,6 +288,24 @@ def test_a_process_that_takes_too_long_is_killed_and_a_coroutine_cancelled(http:
         worker.stop()
 
 
+def test_what_the_dead_channel_does_not_take_stays_and_says_why(http: Http, tmp_path: Path) -> None:
+    program = """
+        f = Pipeline("f")
+        @f.stage("in", retries=0, backoff=[60])
+        def fails(event):
+            raise ValueError("no")
+        f.run()
+    """
+    http.configure("in.dead", max_message_size=10)
+    with Worker(http.url, tmp_path, program) as worker:
+        http.ask("POST", "/channels/in", b"longer than ten", fields={"ce-odd-name": "x"})
+        while not any(message["attempts"] for message in http.look("in")):
+            http.ask("POST", "/channels/nothing/lease?wait=1")
+        assert "cannot be settled" in worker.stop()
+    (message,) = http.look("in")
+    assert message["reason"].startswith("ValueError: no (dead: in.dead): ")
+
+
 def test_dead_letters_go_home_and_what_is_made_of_them_belongs_to_the_replay(http: Http, tmp_path: Path) -> None:
     program = """
         f = Pipeline("f")
