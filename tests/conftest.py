@@ -22,10 +22,10 @@ from tests.support import logged_errors
 _stock = install()
 
 # In CI the same examples every time: a change is judged by what it changes. Others are looked for at everybody's desk,
-# and by script/fuzz and script/soak.
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+# and by script/fuzz and script/soak. How long an example takes depends on who else uses the machine.
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("desk", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 
 def pytest_report_header() -> str:
