@@ -20,6 +20,7 @@ from zope.interface import implementer
 
 from broker.auth.door import Access
 from broker.hello import TLS_HELLO, refuse
+from broker.http.fields import Fields
 from broker.http.metadata import content_type
 from broker.http.problem import Problem, render
 
@@ -269,6 +270,10 @@ class Request(server.Request):
     limit = 0
     #: True once it was answered before it had come whole.
     refused = False
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.requestHeaders = Fields()
 
     def gotLength(self, length: int | None) -> None:
         """The headers are complete; `length` is None for a body in chunks."""

@@ -99,6 +99,24 @@ def test_our_own_pages_are_not(headers: dict[str, str]) -> None:
 # -- bodies
 
 
+@pytest.mark.parametrize(
+    ("field", "status"),
+    [
+        (b"Host: \xf2\xff", 403),
+        (b"Origin: http://\xff", 403),
+        (b"Accept: \xff/json", 200),
+        (b"Authorization: Bearer \xff", 200),  # there are no users: nobody is asked
+        (b"Upgrade: \xff", 200),
+        (b"Content-Type: \xff", 200),
+        (b"X-Forwarded-For: \xff", 200),
+    ],
+)
+def test_a_header_that_is_no_utf8_is_no_failure_of_ours(field: bytes, status: int) -> None:
+    connection = World().connect()
+    connection.send(b"GET /channels HTTP/1.1\r\n%b\r\nConnection: close\r\n\r\n" % field)
+    assert connection.transport.value().startswith(b"HTTP/1.1 %d " % status)
+
+
 def chunked(*chunks: bytes) -> bytes:
     """A body in chunks."""
     return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
