@@ -196,8 +196,8 @@ def _swept(case: Sweep, how: How) -> list[Row]:
             _prepare(server, point, how)
         for turn in range(rounds):
             for point in case.points if turn % 2 == 0 else reversed(case.points):
-                if turn and point.waiting and point.load.counts == "takes":
-                    _prepare(server, point, how)
+                if turn and point.waiting and "puts=" not in point.load.settings and "both=" not in point.load.settings:
+                    _prepare(server, point, how)  # what waited was taken
                 found[point.x].append(once(how, server, point.load))
     return [{"x": x, "server": case.server.name, **middle(rows)} for x, rows in found.items()]
 
