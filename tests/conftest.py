@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from broker.reactor import install
-from tests.support import logged_errors
+from tests.support import leaks, logged_errors
 
 # The reactor twistd gives the broker, before pytest-twisted installs Twisted's own; BROKER_STOCK_REACTOR=1 keeps that.
 _stock = install()
@@ -37,8 +37,14 @@ def pytest_report_header() -> str:
 TURNS = 20
 
 
+#: Events of the running test that hold a password.
+leaked: list[LogEvent] = []
+
+
 @implementer(ILogObserver)
 def _observe(event: LogEvent) -> None:
+    if leaks(event):
+        leaked.append(event)
     if event.get("log_failure") is not None:
         logged_errors.append(event)
     elif event.get("failure") is not None:  # Twisted's older way: what a protocol raises, and its reactor logs
@@ -72,6 +78,7 @@ async def _turns(timers: set[object], sockets: set[object]) -> None:
 def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     before = _open()
     logged_errors.clear()
+    leaked.clear()
     globalLogPublisher.addObserver(_observe)
     try:
         yield
@@ -87,6 +94,7 @@ def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         left.append(f"a timer: {timer}")
         timer.cancel()  # type: ignore[attr-defined]
     left += [f"a socket: {one}" for one in sockets]
+    left += [f"a password in the log: {event!r}" for event in leaked]
     # trial's own cases look at what they log themselves, and let it be flushed.
     if not isinstance(request.instance, SynchronousTestCase):
         left += [f"logged: {formatEvent(event)}\n{event['log_failure'].getTraceback()}" for event in logged_errors]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import re
@@ -46,6 +47,21 @@ def tx(timeout: float = 10) -> Callable[[AsyncTest], Callable[..., Any]]:
         return pytest_twisted.ensureDeferred(limited)
 
     return decorate
+
+
+#: Everybody's password in the tests that have users. No log may ever hold it, nor HTTP's way to send it.
+CANARY = "open-sesame"
+_texts = (CANARY, *(base64.b64encode(b"\0" * n + CANARY.encode()).decode()[4:-4] for n in range(3)))
+_octets = tuple(text.encode() for text in _texts)
+
+
+def leaks(event: LogEvent) -> bool:
+    """True if a password stands in what is logged."""
+    return any(
+        any(one in value for one in _texts) if isinstance(value, str) else any(one in value for one in _octets)
+        for value in event.values()
+        if isinstance(value, str | bytes)
+    )
 
 
 def flush_logged_errors(*types: type[BaseException]) -> list[Failure]:
@@ -150,6 +166,7 @@ class Twistd:
         assert self.process.stdout is not None
         if not self.process.stdout.closed:
             self.said += self.process.communicate(timeout=self.PATIENCE)[0]
+        assert CANARY not in self.said
         return self.process.returncode
 
     def kill(self) -> None:

@@ -165,12 +165,16 @@ def _list(options: argparse.Namespace) -> int:
     for name, entry in sorted(users.items()):
         rights = {action.value: entry.rights.of(action) for action in Action if entry.rights.of(action)}
         if options.json:
-            print(as_json({"name": name, "password": bool(entry.password), "tokens": len(entry.tokens), **rights}))
+            limits = {"limits": entry.limits} if entry.limits else {}
+            known = {"name": name, "password": bool(entry.password), "tokens": len(entry.tokens)}
+            print(as_json(known | rights | limits))
             continue
         ways = ["password"] * bool(entry.password) + [f"tokens: {len(entry.tokens)}"] * bool(entry.tokens)
         print(f"{name} ({', '.join(ways) or 'no login'})")
         for action, patterns in rights.items():
             print(f"    {action}: {' '.join(patterns)}")
+        if entry.limits:
+            print(f"    limits: {' '.join(f'{key}={most}' for key, most in sorted(entry.limits.items()))}")
     return Exit.DONE if users else Exit.NOTHING
 
 

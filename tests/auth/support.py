@@ -16,9 +16,10 @@ from broker.auth.file import Entry, RightsEntry, dump
 from broker.auth.rights import Action, Rights, User
 from broker.auth.secret import hash_password, hash_token
 from broker.auth.users import IAuthenticator, Users
+from tests.support import CANARY
 
 #: Everybody's password in these tests; no log may have it.
-PASSWORD = "open-sesame"
+PASSWORD = CANARY
 TOKEN = "a token of alice's"
 
 

@@ -19,8 +19,9 @@ from twisted.internet.threads import deferToThread
 
 from broker.audit import MAX_WAITING, Audit
 from broker.errors import ConfigError
-from tests.auth.support import Log, entry, everything, write
-from tests.support import serving, tx
+from tests.auth import test_http
+from tests.auth.support import PASSWORD, Log, entry, everything, write
+from tests.support import leaks, serving, tx
 
 
 @attrs.define
@@ -269,3 +270,12 @@ async def test_logins_refusals_administration_and_reloads_are_taken_down_and_no_
     everywhere = log.text + path.read_text()
     for secret in (SECRET, base64.b64encode(f"root:{SECRET}".encode()).decode()):
         assert secret not in everywhere
+
+
+@pytest.mark.parametrize("user", ["", "a", "al", "ali", "alice"])
+def test_every_test_fails_that_logs_a_password(user: str) -> None:
+    said = f"{user}:{PASSWORD}"
+    assert leaks({"what": f"a line with {PASSWORD} in it"})
+    assert leaks({"log_level": None, "request": f"Authorization: {test_http.basic(user)}".encode()})
+    assert leaks({"what": base64.b64encode(said.encode()).decode()})
+    assert not leaks({"what": "open", "number": 5, "bytes": b"sesame"})

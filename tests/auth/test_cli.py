@@ -208,3 +208,11 @@ def test_publish_and_get_say_who_they_are_by_a_token(tmp_path: Path) -> None:
         status, _, said = talk("", "get", "q")
         assert (status, said) == (3, b"broker: refused: 401 Credentials are needed, and those of a user.\n")
         assert talk("two\nlines", "get", "q")[0] == 2
+
+
+def test_limits_that_stand_in_the_file_are_listed(tmp_path: Path) -> None:
+    alice = entry(publish="*")
+    alice.limits = {"messages": 7, "bytes": 0}
+    write(tmp_path / "users.toml", {"alice": alice})
+    assert run(tmp_path, "list").stdout.endswith("    publish: *\n    limits: bytes=0 messages=7\n")
+    assert json.loads(run(tmp_path, "list", "--json").stdout)["limits"] == {"messages": 7, "bytes": 0}
