@@ -334,10 +334,11 @@ class MemcacheProtocol(Protocol):
 
     def _put_in(self) -> None:
         """Put in what was gathered; it has one reply, in the words of each."""
+        if not self._sets:
+            return
         burst, self._burst = self._burst, None
         sets, self._sets = self._sets, []
-        if burst is None or not sets:
-            return
+        assert burst is not None
         promise = self._outbox.promise(sum(len(command.body) for command in sets), len(sets))
 
         def stored(first: int) -> bytes:

@@ -236,7 +236,8 @@ class StompProtocol(Protocol):
 
     def _put_in(self) -> None:
         """Put in, and then settle, what was gathered: never an input before its output."""
-        self._put_in_sends()
+        if self._sends:
+            self._put_in_sends()
         if self._acks and self._session is not None:
             self._acks = 0
             try:
@@ -251,8 +252,7 @@ class StompProtocol(Protocol):
         """Their receipts are one reply."""
         burst, self._burst = self._burst, None
         sends, self._sends = self._sends, []
-        if burst is None or not sends:
-            return
+        assert burst is not None
         promise = self._outbox.promise(sum(len(send.body) for send in sends), len(sends))
         end = b"\n\n\0\n" if self._factory.terms.flavour.trailing_lf else b"\n\n\0"
         ids = [send.receipt for send in sends if send.receipt is not None]

@@ -60,7 +60,7 @@ class Consumer:
         self.closed = False
         #: What of its user's limit it has.
         self.reserved = 0
-        #: What the client must settle, in order of delivery, and the bytes of that.
+        #: What the client must settle, in order of delivery, and the bytes of that, if they are limited.
         self.unsettled: dict[int, Delivery] = {}
         self._bytes = 0
         #: Where the client may name messages, not deliveries (1.0, 1.1, lenient): message id -> number.
@@ -96,7 +96,8 @@ class Consumer:
             if len(self.unsettled) >= 2 * self.wish.prefetch * len(self.targets):
                 self._drop_stale()
             self.unsettled[number] = delivery
-            self._bytes += delivery.message.size
+            if self.wish.window:
+                self._bytes += delivery.message.size
             if self._numbers is not None:
                 self._numbers[delivery.message_id] = number
         ack = b"" if self._ack is None else b"%b.%d\n" % (self._ack, number)
@@ -132,13 +133,15 @@ class Consumer:
         return self._out(taken)
 
     def _out(self, taken: dict[int, Delivery]) -> dict[int, Delivery]:
-        self._bytes -= sum(delivery.message.size for delivery in taken.values())
+        if self.wish.window:
+            self._bytes -= sum(delivery.message.size for delivery in taken.values())
         return taken
 
     def put_back(self, taken: dict[int, Delivery]) -> None:
         """Have them unsettled again, in order of delivery."""
         self.unsettled = dict(sorted({**self.unsettled, **taken}.items()))
-        self._bytes += sum(delivery.message.size for delivery in taken.values())
+        if self.wish.window:
+            self._bytes += sum(delivery.message.size for delivery in taken.values())
 
     def forget(self, settled: dict[int, Delivery]) -> None:
         """They are settled: their message ids name nothing any more."""
