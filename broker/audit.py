@@ -43,7 +43,7 @@ def nothing(what: str, outcome: str, /, *, user: str = "", address: str = "", fr
 
 
 class Audit:
-    """The file at `path`, which is made if it is not there; raises `ConfigError`.
+    """The file at `path`, which the first entry makes if it is not there; raises `ConfigError` if that cannot be.
 
     `wall` gives seconds since 1970, `later` has the reactor call something.
     """
@@ -64,7 +64,10 @@ class Audit:
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         try:
+            made = not os.path.exists(path)
             os.close(_opened(path))
+            if made:
+                os.unlink(path)  # twistd may yet become another user, who is to have made it
         except OSError as error:
             raise ConfigError(f"audit: cannot write {path}: {error.strerror}") from None
 

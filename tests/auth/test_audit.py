@@ -70,7 +70,7 @@ def test_an_entry_is_a_line_of_json_in_ascii_and_the_file_is_its_owner_s(written
 
 def test_a_file_that_was_moved_away_is_begun_anew(written: Written) -> None:
     written.audit.record("first", "done")
-    wait_for(lambda: written.path.read_text() != "")
+    wait_for(lambda: written.path.exists() and written.path.read_text() != "")
     written.path.rename(written.path.with_suffix(".1"))
     written.audit.record("second", "done")
     assert [one["what"] for one in written.lines()] == ["second"]
@@ -90,7 +90,6 @@ def wait_for(true: Callable[[], bool]) -> None:
 def test_a_full_disk_is_one_line_in_the_log_and_what_is_missing_stands_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "audit.json"
     made = audit(path)
-    path.unlink()
     path.symlink_to("/dev/full")
     with Log() as log:
         made.start()
@@ -111,7 +110,6 @@ def test_a_full_disk_is_one_line_in_the_log_and_what_is_missing_stands_in_the_fi
 def test_a_file_that_can_be_written_again_says_how_many_entries_are_missing(tmp_path: Path) -> None:
     path = tmp_path / "audit.json"
     made = audit(path)
-    path.unlink()
     path.mkdir()
     with Log() as log:
         made._write([{"time": 1.0, "what": "lost"}] * 3)
@@ -145,6 +143,15 @@ def test_entries_that_wait_take_a_bounded_memory(tmp_path: Path) -> None:
     made.stop()
     found = lines(path)
     assert (len(found), found[0]) == (MAX_WAITING + 1, {"what": "audit", "outcome": "lost", "count": 5})
+
+
+def test_the_start_leaves_no_file_behind_and_one_that_is_there_as_it_is(tmp_path: Path) -> None:
+    audit(tmp_path / "new.json")
+    assert not (tmp_path / "new.json").exists()
+    old = tmp_path / "old.json"
+    old.write_text("kept")
+    audit(old)
+    assert old.read_text() == "kept"
 
 
 def test_a_file_that_cannot_be_made_ends_the_start(tmp_path: Path) -> None:
