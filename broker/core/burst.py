@@ -1,4 +1,4 @@
-"""Bursts: what one producer says to one queue in one breath, put in together.
+"""Bursts: what one producer says in one breath to one queue, or to a topic's live subscribers, put in together.
 
 Most messages are plain: they go to one queue that has room for everything, and nothing is wished for them. A route, an
 answer and a Deferred for each of them takes 16 us; as a burst they take 2, and ride in the same commit as before.
@@ -6,36 +6,40 @@ answer and a Deferred for each of them takes 16 us; as a burst they take 2, and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
 from broker.core.destination import Destination, Kind
 from broker.core.message import Message
+from broker.core.patterns import is_pattern
+from broker.core.topic import Live
 from broker.core.unit import Together, Unit
 
 if TYPE_CHECKING:
     from broker.core.publishing import Publishing
     from broker.core.reader import Reader
 
-#: What a burst holds at most; a further message begins the next one.
+#: Messages that a burst holds at most; a further one begins the next.
 MAX_MESSAGES = 256
-MAX_BYTES = 1024 * 1024
 
 
 @attrs.define(eq=False)
 class Burst:
-    """Messages for one queue, in order: `add` them and `put` them in, both in one reactor turn."""
+    """Messages for one destination, in order: `add` them and `put` them in, both in one reactor turn."""
+
+    #: Bytes of memory that it holds at most; one message may have more.
+    MOST: ClassVar[int] = 1024 * 1024
 
     _publishing: Publishing
-    _reader: Reader
+    #: Bytes that a body may have; 0: any number.
     _most: int
-    messages: list[Message] = attrs.field(factory=list)
+    messages: list[Message] = attrs.field(factory=list, init=False)
     #: Bytes of memory that they are counted with, and of their bodies alone.
-    size: int = 0
-    _bodies: int = 0
+    size: int = attrs.field(default=0, init=False)
+    _bodies: int = attrs.field(default=0, init=False)
 
     def takes(self, message: Message) -> bool:
         """True if it may be added; False if it must be published by itself, or the burst is full."""
@@ -43,7 +47,7 @@ class Burst:
             return False
         if self._most and len(message.body) > self._most:
             return False
-        return not self.messages or (len(self.messages) < MAX_MESSAGES and self.size + message.size <= MAX_BYTES)
+        return not self.messages or (len(self.messages) < MAX_MESSAGES and self.size + message.size <= self.MOST)
 
     def add(self, message: Message) -> None:
         """One more; `takes` was asked."""
@@ -54,19 +58,33 @@ class Burst:
     def put(self) -> Deferred[int]:
         """Fires with the delivery id of the first one once they are on disk; the others have those that follow.
 
-        0: the queue was deleted meanwhile. Fails as a publish does.
+        0: it has none: the queue was deleted meanwhile, or it was published to a topic. Fails as a publish does.
         """
-        publishing, messages = self._publishing, self.messages
-        stamp = publishing.stamps(len(messages))
+        raise NotImplementedError
+
+    def _stamped(self) -> list[Message]:
+        messages = self.messages
+        stamp = self._publishing.stamps(len(messages))
         for place, message in enumerate(messages):
             if message.stamp:  # somebody else's, by now
                 messages[place] = msgspec.structs.replace(message, stamp=stamp + place)
             else:
                 msgspec.structs.force_setattr(message, "stamp", stamp + place)
-        queue = self._reader.queue
-        queue.room.expect(self.size, len(messages))
+        return messages
+
+
+@attrs.define(eq=False)
+class _Stored(Burst):
+    """For a queue that nothing else depends on."""
+
+    _reader: Reader
+
+    def put(self) -> Deferred[int]:
+        """See `Burst.put`."""
+        messages = self._stamped()
+        self._reader.queue.room.expect(self.size, len(messages))
         unit = Unit([], self.size, together=Together(self._reader.lane, messages, self.size), ended=self._ended)
-        return publishing.append(unit).addCallback(self._told)
+        return self._publishing.append(unit).addCallback(self._told)
 
     def _ended(self, committed: bool) -> None:
         queue = self._reader.queue
@@ -78,14 +96,33 @@ class Burst:
         (seq,) = numbers
         if seq < 0:
             return 0
-        self._publishing.count(len(self.messages), self._bodies)
+        self._publishing.count(self._reader.queue.destination, len(self.messages), self._bodies)
         return self._reader.delivery_id(seq)
+
+
+@attrs.define(eq=False)
+class _Told(Burst):
+    """For a topic that has no log: its live subscribers are told, and that is all."""
+
+    #: Each of them gets a copy, and may not be reading.
+    MOST: ClassVar[int] = 64 * 1024
+
+    _topic: Destination
+
+    def put(self) -> Deferred[int]:
+        """See `Burst.put`."""
+        publishing, topic = self._publishing, self._topic
+        publishing.offer(topic, [Live(message, publishing.live_id(), topic) for message in self._stamped()])
+        publishing.count(topic, len(self.messages), self._bodies)
+        return succeed(0)
 
 
 def burst(publishing: Publishing, destination: Destination) -> Burst | None:
     """A burst for `destination`; None if what goes there must be published one by one, because more depends on it."""
-    if destination.kind is not Kind.QUEUE or publishing.stopping:
+    if publishing.stopping:
         return None
+    if destination.kind is Kind.TOPIC:
+        return _of_topic(publishing, destination)
     directory = publishing.directory
     queue, log = directory.queues.get(destination.name), directory.logs.get(destination)
     if queue is None or log is None or log.bound or log.ownerless or not queue.id or directory.is_alias(destination):
@@ -95,4 +132,14 @@ def burst(publishing: Publishing, destination: Destination) -> Burst | None:
     limited = policy.max_messages or policy.most_bytes or policy.delay
     if kept or limited or lane is None or len(lane.readers) != 1 or lane.readers[0].queue is not queue:
         return None
-    return Burst(publishing, lane.readers[0], policy.max_message_size)
+    return _Stored(publishing, policy.max_message_size, lane.readers[0])
+
+
+def _of_topic(publishing: Publishing, topic: Destination) -> Burst | None:
+    directory = publishing.directory
+    policy = directory.topic_policy(topic.name)
+    if topic in directory.logs or policy.retain or policy.retain_bytes or is_pattern(topic.name):
+        return None
+    if directory.bindings.of_patterns(topic):
+        return None
+    return _Told(publishing, policy.max_message_size, topic)

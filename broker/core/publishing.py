@@ -24,7 +24,7 @@ from broker.core.reader import Lane, Reader
 from broker.core.route import Published, Route, Transacted, together
 from broker.core.stats import BrokerStats
 from broker.core.store import Inventory, PublishKey
-from broker.core.topic import Listeners, Live
+from broker.core.topic import Listener, Listeners, Live
 from broker.core.unit import Append, Unit
 from broker.core.waiting import Waiting
 from broker.errors import BadName, MessageTooLarge, QueueFull, Stopping
@@ -303,9 +303,7 @@ class Publishing:
             return self._remembered(route, self._waits(append, seq))
         if append is not None and seq < 0:
             return self._remembered(route, Published(""))  # its queue was deleted meanwhile
-        self.count(1, len(message.body))
-        if destination.kind is Kind.TOPIC:
-            self._stats.published_to_topics += 1
+        self.count(destination, 1, len(message.body))
         got: dict[str, int] = {}
         message_id = ""
         if append is not None:
@@ -319,9 +317,9 @@ class Publishing:
             got[queue.name] = reader.delivery_id(number)
             message_id = message_id or reader.message_id(number)
         if not message_id:
-            self._live_count += 1
-            message_id = f"live.{int(self._stats.started * 1000)}.{self._live_count}"
-        self._offer(destination, message, message_id)
+            message_id = self.live_id()
+        if destination.kind is Kind.TOPIC:
+            self.offer(destination, [Live(message, message_id, destination)])
         for queue in route.volatile:
             self._changed(queue)
         return self._remembered(
@@ -336,31 +334,44 @@ class Publishing:
         name = named(append.message.target).name
         return Published(append.lane.message_id(seq), {name: reader.delivery_id(seq)})
 
-    def _offer(self, topic: Destination, message: Message, message_id: str) -> None:
+    def live_id(self) -> str:
+        """The id of a message that is appended to no log."""
+        self._live_count += 1
+        return f"live.{int(self._stats.started * 1000)}.{self._live_count}"
+
+    def offer(self, topic: Destination, lives: list[Live]) -> None:
+        """Give messages of a topic to its live subscribers."""
         listeners = self.live.of(topic)
         if not listeners:
             return
-        policy = self._directory.topic_policy(topic.name)
-        live, told = Live(message, message_id, topic), 0
+        told = 0
         for listener in listeners:
-            if listener.told(live):
+            if listener.told(lives):
                 told += 1
-                continue
-            queue = listener.subscription.queue
-            if listener.offer(message, (message_id, topic), policy) is not None:
+            else:
+                self._buffer(topic, listener, lives)
+        self._stats.delivered += told * len(lives)
+        self._stats.settled += told * len(lives)
+        self._stats.delivered_bytes += told * sum(len(live.message.body) for live in lives)
+
+    def _buffer(self, topic: Destination, listener: Listener, lives: list[Live]) -> None:
+        policy = self._directory.topic_policy(topic.name)
+        queue = listener.subscription.queue
+        for live in lives:
+            if listener.offer(live.message, (live.message_id, topic), policy) is not None:
                 self._changed(queue)
             elif listener.dropped is not None:
                 self.live.discard(listener.subscription)
                 queue.detach(listener.subscription)
                 listener.dropped()
-        self._stats.delivered += told
-        self._stats.settled += told
-        self._stats.delivered_bytes += told * len(message.body)
+                return
 
-    def count(self, messages: int, size: int) -> None:
-        """Messages with so many bytes of bodies were published."""
+    def count(self, destination: Destination, messages: int, size: int) -> None:
+        """Messages with so many bytes of bodies were published there."""
         self._stats.published += messages
         self._stats.published_bytes += size
+        if destination.kind is Kind.TOPIC:
+            self._stats.published_to_topics += messages
 
     # -- publishers' keys
 

@@ -77,15 +77,15 @@ class Delivering:
         return deliver
 
     def tell(self, consumer: Consumer) -> Tell | None:
-        """What the core calls with a topic's message that nobody will settle; None: each is to be delivered."""
+        """What the core calls with a topic's messages that nobody will settle; None: each is to be delivered."""
         if consumer.mode is not AckMode.AUTO or consumer.filters:
             return None
         outbox, tails, dialect, names, head = self._outbox, self._tails, self._dialect, self._names, consumer.head()
 
-        def tell(live: Live) -> bool:
+        def tell(lives: list[Live]) -> bool:
             if outbox.full:
                 return False
-            outbox.write(head + tails.of(live, dialect, names))
+            outbox.write(head + head.join(tails.of_all(lives, dialect, names)))
             if outbox.full:
                 self._full()
             return True

@@ -7,7 +7,7 @@ is 4 less the other, clamped to 0-9.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from broker.core.destination import Destination, Kind
@@ -154,6 +154,8 @@ class Tails:
         self._flavour = flavour
         # The message is kept beside its tail, so that its id() stays its own.
         self._kept: dict[tuple[int, str], tuple[Message, bytes]] = {}
+        # What several subscribers are told together, one after the other: the same list, and its tails.
+        self._last: tuple[object, str, list[bytes]] = (None, "", [])
 
     def of(self, shown: Shown, dialect: Dialect, names: Names) -> bytes:
         """The tail of `shown` in `dialect`, for the session that has these `names`."""
@@ -174,6 +176,16 @@ class Tails:
                 del self._kept[next(iter(self._kept))]
             self._kept[key] = (message, tail)
         return tail
+
+    def of_all(self, shown: Sequence[Shown], dialect: Dialect, names: Names) -> list[bytes]:
+        """The tails of what several subscribers are told together: 0.1 us a message for the second of them."""
+        last, version, tails = self._last
+        if last is shown and version == dialect.version:
+            return tails
+        tails = [self.of(one, dialect, names) for one in shown]
+        if not any("reply-to" in one.message.headers for one in shown):  # it may be one of the session's own
+            self._last = shown, dialect.version, tails
+        return tails
 
     def _tail(self, shown: Shown, dialect: Dialect, names: Names) -> bytes:
         headers = to_headers(shown, names, self._flavour.replies)

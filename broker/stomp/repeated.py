@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from broker.core.destination import Destination, Kind
+from broker.core.destination import Destination
 from broker.core.message import Message
 from broker.stomp.destinations import TEMPORARY, Form, Names
 from broker.stomp.errors import Refused
@@ -21,7 +21,7 @@ _TEMPORARY = tuple(TEMPORARY)
 
 
 class Plan:
-    """What a SEND with such a header block is: a message for one queue, of which nothing else is wished."""
+    """What a SEND with such a header block is: a message for one destination, of which nothing else is wished."""
 
     __slots__ = ("_template", "destination")
 
@@ -60,7 +60,7 @@ class Plans:
             message = to_message(headers, b"", self._own(), 0)
         except Refused:
             return None  # to be said of each by itself
-        if others or target.form is not Form.PLAIN or target.destination.kind is not Kind.QUEUE or not target.is_plain:
+        if others or target.form is not Form.PLAIN or not target.is_plain:
             return None
         plain = Message(headers=message.headers, content_type=message.content_type)
         return Plan(target.destination, plain) if message == plain else None

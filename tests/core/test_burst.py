@@ -6,9 +6,11 @@ import pytest
 
 from broker.core import burst as bursts
 from broker.core.burst import Burst
+from broker.core.delivery import Delivery
 from broker.core.destination import Destination, queue, topic
 from broker.core.message import Message
 from broker.core.policy import Policies, Policy, Rule
+from broker.core.topic import Live
 from broker.errors import StoreUnavailable
 from tests.core.support import Bench, result, start, text
 
@@ -113,7 +115,7 @@ def test_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bursts, "MAX_MESSAGES", 3)
     assert not made(bench).takes(text("x"))
     monkeypatch.setattr(bursts, "MAX_MESSAGES", 100)
-    monkeypatch.setattr(bursts, "MAX_BYTES", 10)
+    monkeypatch.setattr(Burst, "MOST", 10)
     assert made(bench, count=0).takes(text("x" * 100)), "one that is larger is alone"
     assert not made(bench, count=1).takes(text("x"))
 
@@ -134,9 +136,8 @@ def test_a_queue_where_more_depends_on_a_message_takes_none(policy: dict[str, ob
     assert bench.broker.burst(queue("q")) is None
 
 
-def test_neither_do_topics_nor_queues_that_others_read_nor_those_that_are_not_there() -> None:
+def test_neither_do_queues_that_others_read_nor_those_that_are_not_there() -> None:
     bench = filled(Policies(Policy(), aliases={"alias": (queue("q"),)}))
-    assert bench.broker.burst(topic("t")) is None
     assert bench.broker.burst(queue("nobody")) is None
     assert bench.broker.burst(queue("alias")) is None
     result(start(bench.broker.bind("other", queue("q"))))
@@ -147,3 +148,44 @@ def test_a_broker_that_stops_takes_none() -> None:
     bench = filled()
     _ = start(bench.broker.stop())
     assert bench.broker.burst(queue("q")) is None
+
+
+def subscribed(bench: Bench, name: str, take: bool = True) -> list[list[tuple[str, str]]]:
+    """What a live subscriber of a topic is told, by calls."""
+    told: list[list[tuple[str, str]]] = []
+
+    def tell(lives: list[Live]) -> bool:
+        if take:
+            told.append([(live.message.body.decode(), str(live.source)) for live in lives])
+        return take
+
+    def deliver(delivery: Delivery) -> None:
+        told.append([(f"loan of {delivery.message.body.decode()}", str(delivery.source))])
+
+    bench.broker.subscribe(topic(name), deliver, prefetch=10, tell=tell)
+    return told
+
+
+def test_a_topics_live_subscribers_are_told_all_at_once() -> None:
+    bench = Bench()
+    told, by_pattern, lent = subscribed(bench, "t"), subscribed(bench, "#"), subscribed(bench, "t", take=False)
+    assert result(made(bench, topic("t")).put()) == 0
+    assert told == by_pattern == [[("0", "/topic/t"), ("1", "/topic/t"), ("2", "/topic/t")]]
+    assert lent == [[("loan of 0", "/topic/t")], [("loan of 1", "/topic/t")], [("loan of 2", "/topic/t")]]
+    stats = bench.broker.stats
+    assert (stats.published, stats.published_to_topics, stats.published_bytes, stats.delivered) == (3, 3, 3, 9)
+    assert bench.memory.commits == 0
+
+
+def test_a_burst_for_a_topic_is_bounded_by_what_a_subscriber_may_be_behind() -> None:
+    burst = made(Bench(), topic("t"), count=0)
+    burst.add(text("x" * 60_000))
+    assert not burst.takes(text("x" * 10_000))
+
+
+def test_a_topic_that_is_kept_or_read_by_a_queue_takes_none() -> None:
+    bench = Bench(policy=Policies(Policy(), topic_rules=[Rule("kept", {"retain": 60_000})]))
+    result(start(bench.broker.bind("q", topic("bound"))))
+    result(start(bench.broker.bind("q", topic("by.*"))))
+    assert [bench.broker.burst(topic(name)) for name in ("kept", "bound", "by.pattern", "a.#")] == [None] * 4
+    assert bench.broker.burst(topic("by.other.pattern")) is not None

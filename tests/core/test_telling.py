@@ -25,9 +25,9 @@ class Told:
     def __attrs_post_init__(self) -> None:
         self.subscription = self.bench.broker.subscribe(topic("t.#"), self._deliver, prefetch=10, tell=self._tell)
 
-    def _tell(self, live: Live) -> bool:
+    def _tell(self, lives: list[Live]) -> bool:
         if self.takes:
-            self.got.append(live.message.body.decode())
+            self.got += [live.message.body.decode() for live in lives]
         return self.takes
 
     def _deliver(self, delivery: Delivery) -> None:
@@ -54,8 +54,8 @@ def test_it_learns_the_message_its_id_and_its_topic() -> None:
     bench = Bench()
     seen: list[Live] = []
 
-    def tell(live: Live) -> bool:
-        seen.append(live)
+    def tell(lives: list[Live]) -> bool:
+        seen.extend(lives)
         return True
 
     bench.broker.subscribe(topic("*.u"), lambda _: None, prefetch=1, tell=tell)
@@ -97,7 +97,7 @@ def test_one_that_ended_is_told_nothing() -> None:
 def test_one_that_fails_harms_no_other() -> None:
     bench = Bench()
 
-    def fail(live: Live) -> bool:
+    def fail(lives: list[Live]) -> bool:
         raise ZeroDivisionError
 
     bench.broker.subscribe(topic("t.u"), lambda _: None, prefetch=1, tell=fail)

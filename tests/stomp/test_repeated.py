@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
-from broker.core.burst import Burst
+from broker.core.burst import _Stored
 from broker.core.destination import queue
 from broker.core.policy import Policies, Policy, Rule
 from broker.errors import StoreUnavailable
@@ -241,8 +241,8 @@ class TogetherTests(FrontTest):
         """The tests above would pass without one."""
         client = self.producer()
         put: list[int] = []
-        original = Burst.put
-        self.patch(Burst, "put", lambda burst: put.append(len(burst.messages)) or original(burst))  # type: ignore[func-returns-value]
+        original = _Stored.put
+        self.patch(_Stored, "put", lambda burst: put.append(len(burst.messages)) or original(burst))  # type: ignore[func-returns-value]
         client.raw(self.sends(*"abcde"))
         self.assertEqual(put, [5])
         self.assertEqual(self.broker.queue_stats(queue("q").name).published, 6)
