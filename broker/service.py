@@ -32,7 +32,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
-from twisted.logger import FilteringLogObserver, ILogObserver, Logger, LogLevel, LogLevelFilterPredicate
+from twisted.logger import FilteringLogObserver, ILogObserver, Logger
 from twisted.python import usage
 from twisted.python.components import Componentized
 from twisted.scripts._twistd_unix import UnixAppLogger
@@ -47,6 +47,7 @@ from broker.config import MEMORY, Config, HttpListener, MemcacheListener, StompL
 from broker.core.broker import Broker
 from broker.core.stats import FrontStats
 from broker.core.store import IStore
+from broker.debug import Levels, on_quit
 from broker.errors import BrokerError, ConfigError
 from broker.gate import Gate, Wrapped
 from broker.http import guard
@@ -106,7 +107,8 @@ def makeService(options: Options) -> BrokerService:
         sys.exit(f"broker: {error.reason}")
     if options.parent is not None:
         _steady(installed)
-        broker.log_observer = lambda: _observer(options.parent, config, reactor)
+        broker.log_observer = lambda: _observer(options.parent, config, reactor, broker.levels)
+        on_quit(reactor)
     broker.on_failure = lambda: _end(reactor)
     if options["config"] is not None:
         broker.reloading.configure(config, options.config)
@@ -124,15 +126,14 @@ def _steady(reactor: object) -> None:
         reactor.seconds = time.monotonic
 
 
-def _observer(of_twistd: usage.Options, config: Config, reactor: IBrokerReactor) -> ILogObserver:
+def _observer(of_twistd: usage.Options, config: Config, reactor: IBrokerReactor, levels: Levels) -> ILogObserver:
     """twistd's own log as `config` wants it; twistd itself would write everything, and as text."""
-    least = LogLevelFilterPredicate(LogLevel.levelWithName(config.log_level))
     # The one private name of Twisted here: it knows --logfile and --syslog.
     observer = UnixAppLogger(of_twistd)._getLogObserver()
     # Its own way would end the process without a log file, and lose lines where logrotate has moved it.
     if signal.getsignal(signal.SIGUSR1) != signal.SIG_IGN:
         signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(begin_anew, observer))
-    return FilteringLogObserver(in_json(observer) if config.log_format == "json" else observer, [least])
+    return FilteringLogObserver(in_json(observer) if config.log_format == "json" else observer, [levels])
 
 
 def _teller(of_twistd: usage.Options | None, config: Config) -> Callable[[str], None]:
@@ -199,6 +200,7 @@ def build(
         broker = Broker(store, reactor, policy=config.policies, configured=settings.load())
         result = BrokerService(broker, reactor, lock, users, hashing, audit)
         result.settings = settings
+        result.levels = Levels(config.log_level)
         result.memcache_status = _status(config, reactor, kept=lock is not None)
         broker.stats.fronts = result.front_stats
         for wish in wishes:
@@ -301,6 +303,7 @@ def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:
                 door=of.door.at(NAMES[wish.front]),
                 reload=of.reloading.reload,
                 save=of.settings.save,
+                levels=of.levels,
             )
             site.noisy = False
             pages = StompFactory(of.broker, max_message_size=size, clock=of.reactor, door=of.door.at(NAMES[wish.front]))
@@ -428,6 +431,8 @@ class BrokerService(service.Service):
         self.reloading.record = record
         #: Where what is configured while it runs is kept.
         self.settings = Settings()
+        #: What of each part is logged.
+        self.levels = Levels()
         #: What all memcache clients may do at the moment.
         self.memcache_status = ServerStatus(reactor)
         #: systemd, or whoever else wants to know how the broker is.

@@ -106,6 +106,11 @@ class Client:
         except ValueError:
             raise Unreachable("what answers there is no broker, or an old one") from None
 
+    def text(self, path: str) -> str:
+        """What is there, as lines for people."""
+        _, _, answer = self._request("GET", path)
+        return answer.decode(errors="replace")
+
     def _request(
         self,
         method: str,

@@ -41,11 +41,16 @@ PARAMETERS: Mapping[str, tuple[dict[str, Any], str]] = {
     "group": (_TEXT, "messages of one group go to one consumer at a time, where the policy says `groups`"),
     "ids": (_FLAG, "ids only, as Linger had it in 2015"),
     "lease": (_TEXT, "only while it is on loan under this lease (`X-Linger-Lease`), else 409"),
+    "level": (
+        {"type": "string", "enum": ["debug", "info", "warn", "error", ""]},
+        "the least that is logged; empty: as what the part lies in",
+    ),
     "limit": ({"type": "integer", "minimum": 1}, "how many at most; not more than 1,000"),
     "linger": (_WHOLE, "seconds after which it is dropped; 0: never"),
     "match": (_TEXT, "a filter; only messages it is true of"),
     "msg": (_TEXT, "the message, as text/plain; it wins over the body"),
     "nowait": (_FLAG, "do not wait, whatever its value"),
+    "part": (_TEXT, "a module of the broker, as `broker.stomp`, with those below it; without it all"),
     "prefix": (_TEXT, "only names that begin so"),
     "priority": ({"type": "integer"}, "lower first; default 0"),
     "prune": (_FLAG, "end what is not named"),
@@ -241,6 +246,11 @@ DOCS: Mapping[Endpoint, Doc] = {
     ),
     Endpoint.DRAIN: Doc("take no messages any more, on any front", "", {202: "draining"}),
     Endpoint.RESUME_ALL: Doc("take messages again", "", {202: "not draining"}),
+    Endpoint.DEBUG: Doc("from which level on parts of the broker are logged", "", {200: "levels"}),
+    Endpoint.SET_LOG_LEVEL: Doc("log a part from this level on", "part level", {200: "levels"}),
+    Endpoint.STACK: Doc(
+        "what every thread is doing now, and what the reactor has planned", "", {200: "lines"}, ("text/plain",)
+    ),
     Endpoint.RELOAD: Doc(
         "read configuration and users again",
         "",

@@ -109,7 +109,16 @@ def check(call: Call) -> None:
             access.check(Action.BROWSE, topic(match.topic))
         case Endpoint.SET_TOPIC_CONFIG | Endpoint.CHANGE_TOPIC_CONFIG:
             access.check(Action.ADMIN, topic(match.topic))
-        case Endpoint.RELOAD | Endpoint.DEFINITIONS | Endpoint.APPLY_DEFINITIONS | Endpoint.DRAIN | Endpoint.RESUME_ALL:
+        case (
+            Endpoint.RELOAD
+            | Endpoint.DEFINITIONS
+            | Endpoint.APPLY_DEFINITIONS
+            | Endpoint.DRAIN
+            | Endpoint.RESUME_ALL
+            | Endpoint.DEBUG
+            | Endpoint.SET_LOG_LEVEL
+            | Endpoint.STACK
+        ):
             access.check(Action.ADMIN, None)
         case Endpoint.MESSAGE:
             access.look(match.message)

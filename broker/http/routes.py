@@ -67,6 +67,9 @@ class Endpoint(enum.Enum):
     APPLY_DEFINITIONS = enum.auto()
     DRAIN = enum.auto()
     RESUME_ALL = enum.auto()
+    DEBUG = enum.auto()
+    SET_LOG_LEVEL = enum.auto()
+    STACK = enum.auto()
     OPENAPI = enum.auto()
     PROBLEM = enum.auto()
     RELOAD = enum.auto()
@@ -129,6 +132,9 @@ ROUTES: Mapping[str, Mapping[str, Endpoint]] = {
     "/definitions": {"GET": Endpoint.DEFINITIONS, "PUT": Endpoint.APPLY_DEFINITIONS},
     "/drain": {"POST": Endpoint.DRAIN},
     "/resume": {"POST": Endpoint.RESUME_ALL},
+    "/debug": {"GET": Endpoint.DEBUG},
+    "/debug/log": {"PUT": Endpoint.SET_LOG_LEVEL},
+    "/debug/stack": {"GET": Endpoint.STACK},
     "/openapi.json": {"GET": Endpoint.OPENAPI},
     "/problems/{problem}": {"GET": Endpoint.PROBLEM},
     "/reload": {"POST": Endpoint.RELOAD},

@@ -16,6 +16,7 @@ from twisted.web.resource import Resource
 from broker.auth.door import Access, Door, host_of
 from broker.core.broker import Broker
 from broker.core.survey import Surveyor
+from broker.debug import Levels
 from broker.errors import BrokerError, Stopping
 from broker.http import guard, problem, rights, routes
 from broker.http.about import About
@@ -25,6 +26,7 @@ from broker.http.channels import Channels
 from broker.http.commit import Commit
 from broker.http.consuming import Consuming
 from broker.http.counts import Counts
+from broker.http.debugging import Debugging
 from broker.http.lineage import Lineage
 from broker.http.looking import Looking
 from broker.http.metrics import Metrics
@@ -63,6 +65,7 @@ def make_site(
     door: Door | None = None,
     reload: Reload | None = None,
     save: Save = _forget,
+    levels: Levels | None = None,
 ) -> Site:
     """The factory of the HTTP front.
 
@@ -70,7 +73,8 @@ def make_site(
     for ``/readyz`` why no messages are taken now; empty: they are. `hosts` are further names under which the server may
     be spoken to and from whose pages. What `identity` and `database` say is shown by ``/`` and ``/stats``; without an
     identity there is a new one each start. `door` knows who may come in and what he may do; without one everybody may
-    do everything. `reload` reads the broker's files again; `save` keeps what is configured here.
+    do everything. `reload` reads the broker's files again; `save` keeps what is configured here. `levels`
+    say what is logged.
     """
     limits = Limits(max_message_size)
     counts = Counts()
@@ -81,6 +85,7 @@ def make_site(
     publishing = Publishing(broker)
     streams, settings = Streams(broker), Settings(broker, save)
     replays = Replays(broker)
+    debugging = Debugging(levels or Levels(), clock or broker.clock)
     about = About(
         broker,
         surveyor,
@@ -141,6 +146,9 @@ def make_site(
         Endpoint.OPENAPI: OpenAPI().show,
         Endpoint.PROBLEM: Problems().show,
         Endpoint.RELOAD: Administration(reload).reload,
+        Endpoint.DEBUG: debugging.show,
+        Endpoint.SET_LOG_LEVEL: debugging.set_level,
+        Endpoint.STACK: debugging.stack,
         Endpoint.STATS: about.stats,
         Endpoint.METRICS: Metrics(surveyor).metrics,
         Endpoint.HEALTH: about.health,

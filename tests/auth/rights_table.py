@@ -201,7 +201,16 @@ TABLE = (
         "what concerns the whole broker",
         (f"admin {WHOLE}",),
         memcache=("flush_all", "flush_all_expired", "stats reset", "status up", "reload", "shutdown"),
-        http=("POST /reload", "GET /definitions", 'PUT /definitions {"queues":{}}', "POST /resume", "POST /drain"),
+        http=(
+            "POST /reload",
+            "GET /definitions",
+            'PUT /definitions {"queues":{}}',
+            "POST /resume",
+            "POST /drain",
+            "GET /debug",
+            "PUT /debug/log?level=info",
+            "GET /debug/stack",
+        ),
     ),
     Row(
         "anything else",
