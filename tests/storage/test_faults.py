@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from twisted.logger import capturedLogs
 
 from broker.core.store import Committed, Expired, Failure, Group
 from broker.errors import StoreRefused, StoreUnavailable
-from broker.storage import reading, unfolded
+from broker.storage import file, reading, unfolded
 from broker.storage.file import WAL_BYTES
 from broker.storage.sqlite import FOLD_PAUSE, IDLE, SQLiteStore
 from tests.storage.support import (
@@ -487,3 +488,12 @@ def test_somebody_elses_open_transaction_makes_the_log_grow_and_no_more(store: S
         result(store.commit(Group(parts={1: messages(number, 1, 500_000)})))
     assert store._file.wal_size() < 3 * WAL_BYTES
     assert len(stored(store, 1)) == 102
+
+
+@pytest.mark.parametrize(("sync", "full"), [("full", 1), ("normal", 0)])
+def test_a_full_sync_is_one_on_macos_too(tmp_path: Path, sync: str, full: int) -> None:
+    for setup in (file.writer_setup(sync), file.reader_setup(sync)):
+        with closing(sqlite3.connect(tmp_path / "data")) as connection:
+            setup(connection)
+            for name in ("fullfsync", "checkpoint_fullfsync"):
+                assert connection.execute(f"PRAGMA {name}").fetchone() == (full,)
