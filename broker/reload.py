@@ -11,6 +11,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from broker.audit import Record, nothing
+from broker.auth.limits import Bounds
 from broker.auth.users import Users
 from broker.config import SECTIONS, Config, File
 from broker.core.broker import Broker
@@ -49,6 +50,8 @@ class Reloading:
         self._users = users
         #: Where it is taken down.
         self.record: Record = nothing
+        #: What goes by ``[limits]``.
+        self.bounded: list[Callable[[Bounds], None]] = [] if users is None else [users.bound]
         #: What the listeners with TLS show.
         self.certificates: list[Certificates] = []
         self._started = self._config = Config()
@@ -95,8 +98,12 @@ class Reloading:
             raise NothingToReload
         shown = await deferToThread(lambda: [(one, one.read()) for one in self.certificates])
         config, policies = (old, None) if read is None else await deferToThread(_compiled, read)
+        entries = {} if users is None else await deferToThread(users.read)
+        if read is not None:
+            for take in self.bounded:
+                take(config.limits)
         if users is not None:
-            users.take(await deferToThread(users.read))
+            users.take(entries)
             self._log.info("{asked}: {count} users in {path}", asked=asked, count=len(users), path=users.path)
         for certificates, context in shown:
             certificates.take(context)
@@ -145,6 +152,8 @@ def _compiled(read: Callable[[], Config]) -> tuple[Config, Policies]:
 def _live(config: Config) -> dict[str, Any]:
     """What a running broker takes over, by the keys' full names."""
     found = {f"defaults.{key}": value for key, value in msgspec.structs.asdict(config.defaults).items()}
+    found |= {f"limits.{key}": value for key, value in msgspec.structs.asdict(config.limits).items() if key != "user"}
+    found |= {f"limits.user.{key}": value for key, value in msgspec.structs.asdict(config.limits.user).items()}
     for table, sections in (("queue", config.queue), ("topic", config.topic)):
         for pattern, says in sections.items():
             found |= {f"{section(table, pattern)}.{key}": value for key, value in says.items()}
@@ -152,7 +161,7 @@ def _live(config: Config) -> dict[str, Any]:
 
 
 def _at_next_start(started: Config, config: Config) -> list[str]:
-    keys = [key for key in File.__struct_fields__ if key not in SECTIONS]
+    keys = [key for key in File.__struct_fields__ if key not in (*SECTIONS, "limits")]
     found = [key for key in keys if getattr(config, key) != getattr(started, key)]
     # Each front has its limit from the start on; what is smaller now holds at once all the same.
     before, after = ((one.max_message_size, one.http_max_message_size) for one in (started, config))

@@ -182,8 +182,7 @@ def build(
             run=hashing.run,
             now=reactor.seconds,
             allow_anonymous=config.allow_anonymous,
-            limits=config.limits.user,
-            logins=config.limits.address_logins,
+            bounds=config.limits,
         )
     arrivals = Arrivals(config.limits, reactor.seconds)
     audit = None if config.audit is None else Audit(config.audit, wall=time.time, later=reactor.callFromThread)
@@ -200,6 +199,7 @@ def build(
         broker = Broker(store, reactor, policy=config.policies, configured=settings.load())
         result = BrokerService(broker, reactor, lock, users, hashing, audit)
         result.settings = settings
+        result.reloading.bounded.append(arrivals.change)
         result.levels = Levels(config.log_level)
         result.memcache_status = _status(config, reactor, kept=lock is not None)
         broker.stats.fronts = result.front_stats
@@ -223,9 +223,8 @@ def build(
                 )
             named = isinstance(wish.place, Described) or way.name.startswith("unix:")
             scheme = "http://" if wish.front == "http" and not named else ""
-            if arrivals.bounded:
-                words = busy.words(wish.front, wish.said) if wish.certificates is None else None
-                way = Wrapped(way, partial(Gate, NAMES[wish.front], arrivals, reactor, words), way.local)
+            words = busy.words(wish.front, wish.said) if wish.certificates is None else None
+            way = Wrapped(way, partial(Gate, NAMES[wish.front], arrivals, reactor, words), way.local)
             if wish.certificates is not None:
                 result.reloading.certificates.append(wish.certificates)
                 secure, scheme = "https" if wish.front == "http" else "tls", ""

@@ -125,16 +125,17 @@ class Arrivals:
 
     def __init__(self, bounds: Bounds, now: Callable[[], float]) -> None:
         self._bounds = bounds
+        self._now = now
         self._rates = Buckets(bounds.address_rate, now)
         #: By network, those that are open.
         self._open: Counter[str] = Counter()
         self._total = 0
 
-    @property
-    def bounded(self) -> bool:
-        """True if there is any limit."""
-        bounds = self._bounds
-        return bool(bounds.connections or bounds.address_connections or bounds.address_rate)
+    def change(self, bounds: Bounds) -> None:
+        """These hold for who comes from now on."""
+        if bounds.address_rate != self._bounds.address_rate:
+            self._rates = Buckets(bounds.address_rate, self._now)
+        self._bounds = bounds
 
     def enter(self, address: str) -> Callable[[], None]:
         """One more from `address` (empty: a Unix socket, of which there may be any number); what to call at its end.

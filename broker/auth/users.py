@@ -13,7 +13,7 @@ from twisted.python.threadpool import ThreadPool
 from zope.interface import Attribute, Interface, implementer
 
 from broker.auth import file
-from broker.auth.limits import Buckets, Limits, Quota
+from broker.auth.limits import Bounds, Buckets, Limits, Quota
 from broker.auth.memory import Failures, Verified, network
 from broker.auth.rights import NOTHING, Rights, User
 from broker.auth.secret import BadSecret, encode, hash_token, unknown, verify
@@ -80,8 +80,8 @@ class Users:
     """The users of the file at `path`, which is read now; raises `ConfigError`.
 
     `run` hashes elsewhere, `now` gives seconds. With `allow_anonymous` the file's user `anonymous` is who names none.
-    `limits` are those of every user, as far as the file gives him none of his own; `logins` from one address in a
-    second may ask for a hash (0: any number).
+    `bounds` has the limits of every user, as far as the file gives him none of his own, and how often one address may
+    ask for a hash.
     """
 
     _log = Logger()
@@ -93,18 +93,16 @@ class Users:
         run: Run,
         now: Callable[[], float],
         allow_anonymous: bool = False,
-        limits: Limits = Limits(),  # noqa: B008 - frozen
-        logins: int = 0,
+        bounds: Bounds = Bounds(),  # noqa: B008 - frozen
     ) -> None:
         self.path = path
         self._run = run
         self._now = now
-        self._limits = limits
         self._allow_anonymous = allow_anonymous
         self._verified = Verified()
         self._by_name = Failures(now, burst=NAME_BURST, period=NAME_PERIOD)
         self._by_address = Failures(now, burst=ADDRESS_BURST, period=ADDRESS_PERIOD)
-        self._logins = Buckets(logins, now)
+        self.bound(bounds)
         self._turn = DeferredSemaphore(AT_A_TIME)
         self._unknown = unknown()
         self._users: dict[str, User] = {}
@@ -143,6 +141,11 @@ class Users:
         for name, user in old.items():
             if name not in entries:
                 user.remove()
+
+    def bound(self, bounds: Bounds) -> None:
+        """From the next `take` on these are the limits of every user; logins go by them at once."""
+        self._limits = bounds.user
+        self._logins = Buckets(bounds.address_logins, self._now)
 
     @property
     def anonymous(self) -> User | None:

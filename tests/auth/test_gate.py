@@ -16,10 +16,11 @@ from twisted.internet.threads import deferToThread
 from broker.auth.limits import Arrivals, Bounds, Buckets
 from broker.auth.memory import MAX_KEYS
 from broker.auth.users import Users
-from broker.errors import OverLimit
+from broker.errors import ConfigError, OverLimit
 from broker.gate import MAX_DROPPED, MAX_TOLD, PATIENCE, PERIOD, Gate
 from tests.auth.support import PASSWORD, Hashing, Log, entry, write
 from tests.support import serving, tx
+from tests.test_reload import configured
 
 
 class Inside(Protocol):
@@ -88,6 +89,18 @@ def test_one_address_has_its_own_limit_and_a_household_is_one() -> None:
     assert [world.is_in(host) for host in ("192.0.2.1", "192.0.2.1", "192.0.2.2")] == [True, False, True]
     assert [world.is_in(host) for host in ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1")] == [True, False, True]
     assert not world.is_in("::ffff:192.0.2.1")
+
+
+def test_other_limits_hold_for_who_comes_from_then_on() -> None:
+    world = World()
+    for _ in range(3):
+        assert world.is_in()
+    world.arrivals.change(Bounds(connections=4))
+    assert [world.is_in(), world.is_in()] == [True, False]
+    world.arrivals.change(Bounds(address_rate=1))
+    assert [world.is_in(), world.is_in()] == [True, False]
+    world.arrivals.change(Bounds(address_rate=1, connections=9))
+    assert not world.is_in()
 
 
 def test_a_unix_socket_is_no_address() -> None:
@@ -205,6 +218,29 @@ async def test_every_front_says_it_in_its_own_words() -> None:
     assert b" 200 " in welcome.partition(b"\r\n")[0]
 
 
+@tx()
+async def test_limits_of_a_configuration_that_is_read_again_hold_and_not_those_of_one_with_a_mistake(
+    tmp_path: Path,
+) -> None:
+    config = tmp_path / "broker.toml"
+    users = write(tmp_path / "users.toml", {"alice": entry()})
+    async with serving(users=str(users)) as served:
+        reloading = configured(served, config, "")
+        config.write_text("[limits]\nconnections = 1\n[limits.user]\nmessages = 7\n")
+        users.write_text("[user.alice]\nrights = 5\n")
+        with pytest.raises(ConfigError):
+            await reloading.reload("test")
+        kept = [await deferToThread(socket.create_connection, ("127.0.0.1", served.memcache), 5) for _ in range(2)]
+        await until(lambda: served.service.front_stats()["memcache"].connections == 2)
+        write(users, {"alice": entry()})
+        result = await reloading.reload("test")
+        assert (result.changed, result.changed_at_next_start) == (["limits.connections", "limits.user.messages"], [])
+        line = await deferToThread(said, served.memcache)
+        for one in kept:
+            one.close()
+    assert line == b"SERVER_ERROR too many open connections\r\n"
+
+
 async def until(true: Any) -> None:
     """Turn the reactor until that is true."""
     from twisted.internet import reactor
@@ -220,7 +256,7 @@ async def until(true: Any) -> None:
 def test_an_address_may_log_in_as_often_as_its_rate_says(tmp_path: Path) -> None:
     clock, hashing = Clock(), Hashing()
     path = write(tmp_path / "users.toml", {name: entry() for name in ("alice", "bob", "eve")})
-    users = Users(str(path), run=hashing.run, now=clock.seconds, logins=2)
+    users = Users(str(path), run=hashing.run, now=clock.seconds, bounds=Bounds(address_logins=2))
     came: list[object] = []
     for name, host in [("alice", "192.0.2.1"), ("bob", "192.0.2.1"), ("eve", "192.0.2.1"), ("eve", "192.0.2.2")]:
         _ = users.password(name, PASSWORD, host).addCallback(came.append)

@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from broker.auth import file
-from broker.auth.limits import Limits, Quota
+from broker.auth.limits import Bounds, Limits, Quota
 from broker.auth.users import Users
 from broker.errors import ConfigError
 from tests.auth import test_http, test_memcache, test_stomp
@@ -196,9 +196,15 @@ def test_a_user_s_own_limits_take_the_place_of_the_common_ones_key_by_key(tmp_pa
     alice.limits = {"messages": 7, "connections": 0}
     path = write(tmp_path / "users.toml", {"alice": alice, "bob": entry(password="")})
     common = Limits(messages=5, connections=2, queues=3)
-    users = Users(str(path), run=Hashing().run, now=Clock().seconds, limits=common)
-    limits = {name: user.quota.limits for name in ("alice", "bob") if (user := users.named(name)) and user.quota}
-    assert limits == {"alice": Limits(messages=7, queues=3), "bob": common}
+    users = Users(str(path), run=Hashing().run, now=Clock().seconds, bounds=Bounds(user=common))
+
+    def limits() -> dict[str, Limits]:
+        return {name: user.quota.limits for name in ("alice", "bob") if (user := users.named(name)) and user.quota}
+
+    assert limits() == {"alice": Limits(messages=7, queues=3), "bob": common}
+    users.bound(Bounds(user=Limits(bytes=9)))
+    users.reload()
+    assert limits() == {"alice": Limits(messages=7, bytes=9), "bob": Limits(bytes=9)}
 
 
 def test_limits_of_a_changed_file_hold_for_who_is_logged_in(tmp_path: Path) -> None:
