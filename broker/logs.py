@@ -13,6 +13,9 @@ from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 from twisted.python.reflect import safe_str
 
+#: Old log files that are kept, a megabyte each. A flood of connections must not fill the disk.
+FILES = 100
+
 #: What an event of Twisted's older log has beside its text, said here in other words.
 _LEGACY = frozenset({"message", "time", "system", "isError", "format", "failure", "why"})
 
@@ -56,9 +59,16 @@ def _plain(value: object) -> str | int | float | bool | None:
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else safe_str(value)
 
 
+def bounded(observer: Any) -> Any:
+    """The same observer, with no more than `FILES` old files kept: whoever connects again and again writes lines."""
+    if isinstance(file := _file(observer), LogFile):
+        file.maxRotatedFiles = FILES
+    return observer
+
+
 def begin_anew(observer: ILogObserver) -> None:
     """Write to a new file from now on, if it is a file; if logrotate has moved the old one, nothing else is moved."""
-    file = getattr(observer, "_outFile", None)  # no public name has it
+    file = _file(observer)
     if not isinstance(file, LogFile):
         return
     try:
@@ -69,3 +79,8 @@ def begin_anew(observer: ILogObserver) -> None:
         file.rotate()
     else:
         file.reopen()
+
+
+def _file(observer: object) -> object:
+    """What it writes to; no public name has it."""
+    return getattr(observer, "_outFile", None)

@@ -55,7 +55,7 @@ from broker.http.problem import Problem
 from broker.http.server import Site, make_site
 from broker.listen import Address, Connections, Described, Inherited, InUse, Way, parse
 from broker.lock import Lock
-from broker.logs import begin_anew, in_json
+from broker.logs import begin_anew, bounded, in_json
 from broker.memcache.dialect import DIALECTS
 from broker.memcache.server import MemcacheFactory
 from broker.memcache.status import ServerStatus, StatusFile
@@ -129,7 +129,7 @@ def _steady(reactor: object) -> None:
 def _observer(of_twistd: usage.Options, config: Config, reactor: IBrokerReactor, levels: Levels) -> ILogObserver:
     """twistd's own log as `config` wants it; twistd itself would write everything, and as text."""
     # The one private name of Twisted here: it knows --logfile and --syslog.
-    observer = UnixAppLogger(of_twistd)._getLogObserver()
+    observer = bounded(UnixAppLogger(of_twistd)._getLogObserver())
     # Its own way would end the process without a log file, and lose lines where logrotate has moved it.
     if signal.getsignal(signal.SIGUSR1) != signal.SIG_IGN:
         signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(begin_anew, observer))
