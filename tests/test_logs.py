@@ -11,15 +11,16 @@ import re
 import signal
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from twisted.logger import Logger, LogLevel, textFileLogObserver
 from twisted.python import log as legacy
 from twisted.python import usage
 from twisted.python.failure import Failure
+from twisted.python.logfile import LogFile
 
-from broker.logs import as_json, in_json
+from broker.logs import FILES, as_json, begin_anew, bounded, in_json
 from broker.options import Options
 from broker.service import makeService
 from tests.auth.support import PASSWORD, entry, everything, write
@@ -181,6 +182,18 @@ def test_a_log_file_that_was_moved_away_is_made_again(tmp_path: Path) -> None:
         daemon.end()
     assert "stopped" in log.read_text()
     assert sorted(path.name for path in tmp_path.glob("twistd.log*")) == ["twistd.log", "twistd.log-20260304"]
+
+
+def test_old_log_files_are_not_kept_for_ever(tmp_path: Path) -> None:
+    file = LogFile("broker.log", str(tmp_path), rotateLength=100)
+    observer = bounded(textFileLogObserver(cast(Any, file)))
+    for number in range(FILES + 20):
+        file.write(f"{number} {'x' * 100}\n")
+    assert len(list(tmp_path.glob("broker.log.*"))) == FILES
+    begin_anew(observer)
+    assert len(list(tmp_path.glob("broker.log.*"))) == FILES
+    assert str(FILES + 19) in (tmp_path / "broker.log.1").read_text()
+    file.close()
 
 
 def test_sigusr1_without_a_log_file_does_not_end_it(tmp_path: Path) -> None:
