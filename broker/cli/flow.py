@@ -157,7 +157,7 @@ def _status(client: Client, options: argparse.Namespace) -> int:
         if options.json:
             print_lines(as_json({**row._asdict(), "versions": dict(row.versions)}) for row in rows)
         else:
-            print_lines(lines(options.flow, str(said.get("wanted") or ""), rows, dead, more))
+            print_lines(lines(options.flow, str(said.get("wanted") or ""), rows, dead, more, _replays(client)))
     except OSError as error:
         return unwritten(error)
     return Exit.DONE
@@ -183,6 +183,12 @@ def _is_here(worker: dict[str, Any]) -> bool:
     except ValueError:
         return False
     return bool(worker.get("unsettled")) or (datetime.now(UTC) - seen).total_seconds() < _SILENT
+
+
+def _replays(client: Client) -> list[dict[str, Any]]:
+    """Those that are not over."""
+    found = client.json("GET", "/replays")["replays"]
+    return [one for one in found if one["state"] in ("running", "paused")]
 
 
 def _dead(client: Client, channel: str) -> Dead | None:

@@ -76,8 +76,15 @@ def bottleneck(rows: Sequence[Row]) -> Row | None:
     return max(waiting, key=lambda row: row.ready / row.out_rate if row.out_rate else float(row.ready) * 1e6)
 
 
-def lines(flow: str, wanted: str, rows: Sequence[Row], dead: Sequence[Dead], said: str = "") -> Iterator[str]:
-    """The whole; `said` is what else is to be said of a deployment."""
+def lines(
+    flow: str,
+    wanted: str,
+    rows: Sequence[Row],
+    dead: Sequence[Dead],
+    said: str = "",
+    replays: Iterable[Mapping[str, Any]] = (),
+) -> Iterator[str]:
+    """The whole; `said` is what else is to be said of a deployment, `replays` are those that are not over."""
     versions = Counter[str]()
     for row in rows:
         versions.update(row.versions)
@@ -94,6 +101,10 @@ def lines(flow: str, wanted: str, rows: Sequence[Row], dead: Sequence[Dead], sai
             for place, (cell, width) in enumerate(zip(row_cells, widths, strict=True))
         )
         yield "  ".join(aligned).rstrip()
+    for replay in replays:
+        target = replay["target"]
+        if isinstance(target, Mapping) and target.get("channel") in [row.channel for row in rows]:
+            yield _replay(replay, target["channel"])
     for one in dead:
         reason = f"  ({one.reason})" if one.reason else ""
         yield f"{one.channel}  {one.letters} dead{reason}  broker browse {one.channel}"
@@ -101,13 +112,11 @@ def lines(flow: str, wanted: str, rows: Sequence[Row], dead: Sequence[Dead], sai
 
 def _cells(row: Row, most: int, slow: bool) -> tuple[str, ...]:
     share = row.waits / (row.limit or most) if row.limit or most else 0.0
-    filled = min(WIDTH, round(share * WIDTH) or bool(row.waits))
-    bar = f"[{'#' * filled}{'.' * (WIDTH - filled)}]"
     state = f"FULL ({row.limit:,})" if row.full else f"of {row.limit:,}" if row.limit else ""
     return (
         row.channel,
         f"-> {row.stage}",
-        f"{bar} {state}".rstrip(),
+        f"{bar(share, row.waits)} {state}".rstrip(),
         f"{row.on_loan:,}",
         f"{row.ready:,}",
         span(row.oldest_ms / 1000) if row.waits else "-",
@@ -117,6 +126,21 @@ def _cells(row: Row, most: int, slow: bool) -> tuple[str, ...]:
         ", ".join(name or "-" for name in row.versions) or "no worker",
         "<- bottleneck" if slow else "",
     )
+
+
+def _replay(replay: Mapping[str, Any], channel: str) -> str:
+    total, done = replay["total"], replay["examined"]
+    share = min(done / total, 1.0) if total else 1.0
+    state = "" if replay["state"] == "running" else f"  {replay['state']}"
+    left = f"  eta {span(replay['eta'])}" if replay.get("eta") else ""
+    many = f"{done:,} of {total:,}, {replay['copied']:,} put in"
+    return f"run {replay['run']} -> {channel}  {bar(share, done)} {share:.0%}  {many}{state}{left}"
+
+
+def bar(share: float, many: int) -> str:
+    """A part of a whole, drawn; anything at all is one sign at least."""
+    filled = min(WIDTH, round(share * WIDTH) or bool(many))
+    return f"[{'#' * filled}{'.' * (WIDTH - filled)}]"
 
 
 def _rate(rate: float | None) -> str:

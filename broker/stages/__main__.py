@@ -1,6 +1,6 @@
-"""``python -m broker.stages FILE[:NAME] [STAGE ...]``: one generation of a flow's workers, for ``broker flow run``.
+"""``python -m broker.stages FILE[:NAME] [STAGE ...]``: a generation of a flow's workers, for ``broker flow run``.
 
-With ``--self-test`` first, only what the flow's `Pipeline.selftest` does: the exit status says whether it may run.
+It runs its self-test first: what is tested is what runs, whatever becomes of the file meanwhile.
 """
 
 from __future__ import annotations
@@ -13,12 +13,9 @@ from broker.stages.loading import NoFlow, load
 
 def main(words: list[str]) -> int:
     """The exit status."""
-    testing = words[:1] == ["--self-test"]
     try:
-        flow = load(words[testing])
-        if testing:
-            flow.test()
-            return 0
+        flow = load(words[0])
+        flow.test()
     except NoFlow as error:
         print(f"broker: {error}", file=sys.stderr)
         return 2

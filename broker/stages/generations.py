@@ -49,6 +49,8 @@ class Generation:
     #: Inputs done and failed so far.
     done: int = 0
     failed: int = 0
+    #: Set once it works: it is loaded, and its self-test has succeeded.
+    ready: threading.Event = attrs.field(factory=threading.Event)
 
     def read(self, pipe: Any, held: int) -> None:
         """Take down what it reports, until it ends; `held` is closed then."""
@@ -57,6 +59,7 @@ class Generation:
                 with contextlib.suppress(ValueError):
                     said = json.loads(line)
                     self.done, self.failed = said["done"], said["failed"]
+                    self.ready.set()
         os.close(held)
 
     @property
@@ -100,6 +103,8 @@ class Generations:
         self._judged = JUDGED
         self._leaving: list[Generation] = []
         self._stop = threading.Event()
+        #: Somebody has asked for a new generation of what is there.
+        self._asked = threading.Event()
         #: Which deployment was begun last, and those that failed here.
         self._deployed = ""
         self._refused: set[str] = set()
@@ -108,19 +113,24 @@ class Generations:
             self._environment["PYTHONDONTWRITEBYTECODE"] = "1"
 
     def run(self) -> int:
-        """Until SIGTERM or SIGINT; the exit status."""
+        """Until SIGTERM or SIGINT; SIGHUP starts a new generation. The exit status."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
-        if not self._tested(self._version):
-            return 1
+        signal.signal(signal.SIGHUP, lambda *_: self._asked.set())
         self._now = self._start(self._version)
+        if self._now is None:
+            return 1
         seen, looked = dict(self._files()), 0.0
         while not self._stop.wait(LOOK_AT_FILES):
             files = dict(self._files())
-            if files != seen:
+            if files != seen or self._asked.is_set():
+                log.info("files have changed" if files != seen else "somebody asks for new workers")
+                self._asked.clear()
                 seen = files
-                log.info("files have changed")
-                self._replace(self._version)
+                if new := self._start(self._version):
+                    self._swap(new)
+                else:
+                    log.error("the old generation stays")
             if time.monotonic() >= looked + LOOK_AT_BROKER:
                 looked = time.monotonic()
                 self._look_at_what_is_wanted()
@@ -152,15 +162,16 @@ class Generations:
         if not wanted or not deployed or wanted == running or deployed in self._refused or self._canary is not None:
             return
         self._deployed = deployed
-        if not self._updated(wanted) or not self._tested(wanted):
+        inputs = said.get("canary_inputs")
+        self._judged = inputs if isinstance(inputs, int) else JUDGED
+        new = self._start(wanted, share if isinstance(share, int) else 100) if self._updated(wanted) else None
+        if new is None:
             self._refuse(wanted)
         elif isinstance(share, int):
             log.info("version %s runs as a canary, with %d %% of the workers", wanted, share)
-            inputs = said.get("canary_inputs")
-            self._judged = inputs if isinstance(inputs, int) else JUDGED
-            self._canary = self._start(wanted, share)
+            self._canary = new
         else:
-            self._swap(wanted)
+            self._swap(new)
 
     def _refuse(self, version: str) -> None:
         self._refused.add(self._deployed)
@@ -186,24 +197,6 @@ class Generations:
             log.error("the update failed, with status %d: %s", done.returncode, (done.stdout + done.stderr).strip())
         return not done.returncode
 
-    def _tested(self, version: str) -> bool:
-        """Whether the self-test of what is there now succeeds."""
-        try:
-            done = subprocess.run(
-                [sys.executable, "-m", "broker.stages", "--self-test", self._place],
-                timeout=TEST,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                env=self._environment | ({"BROKER_FLOW_VERSION": version} if version else {}),
-            )
-        except subprocess.TimeoutExpired:
-            log.error("the self-test took longer than %d s", TEST)
-            return False
-        if done.returncode:
-            log.error("the self-test failed: %s", (done.stdout + done.stderr).strip())
-        return not done.returncode
-
     # -- canaries
 
     def _judge(self) -> None:
@@ -221,9 +214,11 @@ class Generations:
             self._say(canary.version, words)
         else:
             log.info("canary %s is good: %s", canary.version, words)
-            self._swap(canary.version)
+            new = self._start(canary.version)
             self._end(canary)
-            self._say(canary.version, "")
+            if new is not None:
+                self._swap(new)
+                self._say(canary.version, "")
 
     def _say(self, version: str, why: str) -> None:
         """Let everybody know what became of a canary: stopped, and why; or it is wanted everywhere."""
@@ -244,7 +239,8 @@ class Generations:
     def _all(self) -> list[Generation]:
         return [one for one in (self._now, self._canary) if one is not None]
 
-    def _start(self, version: str, share: int = 100) -> Generation:
+    def _start(self, version: str, share: int = 100) -> Generation | None:
+        """A new generation of what is there now; None if it does not load, or its self-test fails."""
         ours, theirs = os.pipe()
         leash, held = os.pipe()  # `held` is open as long as we live
         environment = {**self._environment, VARIABLE: str(theirs), LEASH: str(leash), "BROKER_FLOW_SHARE": str(share)}
@@ -255,21 +251,22 @@ class Generations:
         process = subprocess.Popen(command, env=environment, pass_fds=[theirs, leash], process_group=0)
         os.close(theirs)
         os.close(leash)
-        generation = Generation(version, process, time.monotonic())
-        threading.Thread(target=generation.read, args=(os.fdopen(ours, "rb"), held), daemon=True).start()
+        new = Generation(version, process, time.monotonic())
+        threading.Thread(target=new.read, args=(os.fdopen(ours, "rb"), held), daemon=True).start()
+        while not new.ready.wait(0.05) and process.poll() is None and not self._stop.is_set():
+            if time.monotonic() > new.started + TEST:
+                log.error("the self-test took longer than %d s", TEST)
+                process.kill()
+                process.wait()
+        if process.poll() is not None:
+            log.error("%s does not run: status %d", f"version {version}" if version else "the flow", process.returncode)
+            return None
         log.info("started %s as process %d", f"version {version}" if version else "the flow", process.pid)
-        return generation
+        return new
 
-    def _replace(self, version: str) -> None:
-        """A new generation of what is there now, if it is fit to run."""
-        if self._tested(version):
-            self._swap(version)
-        else:
-            log.error("the old generation stays")
-
-    def _swap(self, version: str) -> None:
-        old, self._now = self._now, self._start(version)
-        self._version = version
+    def _swap(self, new: Generation) -> None:
+        old, self._now = self._now, new
+        self._version = new.version
         if old is not None:
             self._end(old)
 
@@ -284,7 +281,8 @@ class Generations:
         now = self._now
         if now is not None and now.process.poll() is not None and time.monotonic() > now.started + 1:
             log.error("the workers ended by themselves, with status %s; they are started again", now.process.returncode)
-            self._now = self._start(now.version)
+            now.started = time.monotonic()
+            self._now = self._start(now.version) or now
 
     def _files(self) -> Iterator[tuple[str, int]]:
         """Everything that is watched, with when it was changed."""

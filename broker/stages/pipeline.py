@@ -206,6 +206,7 @@ class Pipeline:
         self.in_memory()
         if self._selftest is not None:
             self._selftest()
+        self._local = None
 
     # -- without a server
 

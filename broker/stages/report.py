@@ -25,6 +25,11 @@ class Report:
         said = os.environ.get(VARIABLE, "")
         self._fd = int(said) if said.isdigit() else -1
 
+    def ready(self) -> None:
+        """The workers begin."""
+        self.due = time.monotonic() if self._fd >= 0 else 0.0
+        self.write(self.due)
+
     def count(self, done: int, failed: int) -> None:
         """So many more."""
         self._done += done

@@ -90,6 +90,7 @@ class Supervisor:
     def run(self) -> None:
         """Until SIGTERM or SIGINT, and then until what was taken is finished or given back."""
         with self._wake:
+            self._report.ready()
             shared = [stage for stage in self._stages.values() if stage.mode != "process"]
             if shared:
                 self._start(shared, None)

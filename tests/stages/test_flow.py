@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -98,6 +99,9 @@ def test_a_file_that_changes_is_run_anew_and_one_that_is_broken_is_not(http: Htt
     with Flow(http, tmp_path, "reloaded", "'one'", "--reload") as flow:
         http.put("reloaded.in", 1)
         assert http.get("reloaded.out") == ["one"]
+        flow.process.send_signal(signal.SIGHUP)
+        flow.until("somebody asks for new workers")
+        flow.until("started the flow")
         flow.write("None")
         flow.until("the old generation stays")
         assert "AssertionError: it makes nothing" in flow.said

@@ -32,6 +32,15 @@ def test_a_flow_is_shown_with_bars_and_its_bottleneck() -> None:
     assert len({line.rindex("v43, v42") for line in said[2:5]}) == 1
 
 
+def test_replays_into_the_flow_are_shown() -> None:
+    replay = {"run": "7", "state": "paused", "total": 30_000, "examined": 21_000, "copied": 9, "eta": 144}
+    replays = [{**replay, "target": target} for target in ({"channel": "raw"}, {"channel": "x"}, "origin")]
+    said = list(lines("indexer", "v43", [row("parse", "raw")], [], replays=replays))
+    assert said[3:] == [
+        "run 7 -> raw  [##############......] 70%  21,000 of 30,000, 9 put in  paused  eta 2m24s",
+    ]
+
+
 def test_the_bottleneck_is_the_last_full_channel_else_who_needs_longest() -> None:
     idle, slow, quick = row("a", "a"), row("b", "b", 10, rate=1), row("c", "c", 100, rate=100)
     first, last = row("d", "d", 5, limit=5), row("e", "e", 5, limit=5)
