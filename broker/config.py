@@ -202,7 +202,9 @@ def from_dict(said: dict[str, Any]) -> Config:
     file = msgspec.structs.replace(
         file, queue=_rules(file.queue, "queue", Policy), topic=_rules(file.topic, "topic", TopicPolicy)
     )
-    keys = frozenset([*said, *(f"defaults.{key}" for key in said.get("defaults", {}))])
+    limits = said.get("limits", {})
+    tables = (("defaults", said.get("defaults", {})), ("limits", limits), ("limits.user", limits.get("user", {})))
+    keys = frozenset([*said, *(f"{table}.{key}" for table, says in tables for key in says)])
     config_check.together(_policies(file), keys)
     return Config(**msgspec.structs.asdict(file), said=keys)
 

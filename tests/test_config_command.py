@@ -85,6 +85,7 @@ def test_without_a_name_it_shows_the_broker_and_the_defaults(path: str, capsys: 
         "dialect": "default",
         "shutdown": "off",
         "tls": None,
+        "proxy": [],
     }
     listener |= dict.fromkeys(("idle_timeout", "refuse_writes_above", "refuse_reads_above"), 0)
     assert found["memcache"] == ([22122, listener], path)
@@ -101,10 +102,22 @@ def test_columns_are_aligned_and_values_are_as_in_a_file(path: str, capsys: pyte
     assert all(line[column - 2 : column] == "  " and line[column] != " " for line in lines)
     values = {line.split()[0]: line[lines[0].index("value") : column].rstrip() for line in lines}
     said = 'listen = "0.0.0.0:22123", flush_all = "off", dialect = "default", shutdown = "off", idle_timeout = 0, '
-    said += "refuse_writes_above = 0, refuse_reads_above = 0"
+    said += "refuse_writes_above = 0, refuse_reads_above = 0, proxy = []"
     assert values["memcache"] == f"[22122, {{ {said} }}]"
     assert (values["http"], values["defaults.paused"]) == ("none", "false")
     assert (values["sync"], values["defaults.lease"]) == ('"full"', "60000")
+
+
+def test_limits_are_shown_one_by_one_with_where_they_come_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "limits.toml"
+    path.write_text("[limits]\nconnections = 5\n[limits.user]\nbytes = 9\n")
+    found = shown(capsys, "--config", str(path))
+    assert found["limits.connections"] == (5, "[limits]")
+    assert found["limits.address_rate"] == (0, "built in")
+    assert found["limits.user.bytes"] == (9, "[limits.user]")
+    assert "limits" not in found
 
 
 def test_a_name_that_is_none_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,10 +96,14 @@ def _of_broker(options: argparse.Namespace) -> list[Row]:
     rows: list[Row] = [
         (key, getattr(config, key), options.config if key in config.said else "built in")
         for key in File.__struct_fields__
-        if key not in SECTIONS
+        if key not in (*SECTIONS, "limits")
     ]
-    for value in defaults(config.policies, config.said).values():
-        rows.append((f"defaults.{value.key}", value.value, _bracketed(value.section)))
+    for table, limits in (("limits", config.limits), ("limits.user", config.limits.user)):
+        for key, value in msgspec.structs.asdict(limits).items():
+            if key != "user":
+                rows.append((f"{table}.{key}", value, f"[{table}]" if f"{table}.{key}" in config.said else "built in"))
+    for one in defaults(config.policies, config.said).values():
+        rows.append((f"defaults.{one.key}", one.value, _bracketed(one.section)))
     return rows
 
 
