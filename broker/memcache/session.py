@@ -190,7 +190,7 @@ class Session:
     # -- get
 
     def get_now(self, command: Get) -> bytes | None:
-        """The answer to a plain get whose message is at hand: 12 us less. None: `answer` it."""
+        """The answer to a plain get of what is at hand, or surely not there: 12 us less. None: `answer` it."""
         if command.look or len(command.keys) > 1 or self.reads.open:
             return None
         try:
@@ -203,9 +203,12 @@ class Session:
         name = key.destination.name
         settles_first = self._broker.policy_of(name).get_settles == "before"
         delivery = None if settles_first else self._broker.at_hand(name)
-        if delivery is None:
+        if delivery is None and not self._broker.is_drained(name):
             return None
         self._counters.cmd_get += 1
+        if delivery is None:
+            self._counters.get_misses += 1
+            return command.voice.missed(key) + command.voice.end()
         self._counters.get_hits += 1
         self._settle_when_sent(delivery)
         return self._value(command.voice, key, delivery) + command.voice.end()

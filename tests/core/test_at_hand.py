@@ -61,3 +61,16 @@ def test_an_expired_one_before_it_is_settled_on_the_way() -> None:
     assert found is not None
     assert found.message.body == b"new"
     assert bench.broker.queue_stats("q").expired == 1
+
+
+def test_a_queue_is_drained_when_all_of_it_is_settled() -> None:
+    bench = filled()
+    assert not bench.broker.is_drained("nobody")
+    assert not bench.broker.is_drained("q")
+    for _ in range(2):
+        assert bench.body("q") is not None
+    last = bench.broker.at_hand("q")
+    assert last is not None
+    assert not bench.broker.is_drained("q"), "it may come back"
+    result(bench.broker.ack([last]))
+    assert bench.broker.is_drained("q")
