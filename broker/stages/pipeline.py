@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -76,7 +77,8 @@ class Pipeline:
         self._version = version or os.environ.get("BROKER_FLOW_VERSION")
         self._grace = grace
         self._local: local.Local | None = None
-        self._link: Link | None = None
+        #: Connections to publish by: one for each thread, of this process and not of one that it was forked from.
+        self._links = threading.local()
         self._selftest: Callable[[], Any] | None = None
 
     @property
@@ -150,7 +152,7 @@ class Pipeline:
         return Link(self.url, self._token)
 
     def publish(self, channel: str, data: Any, **attributes: Any) -> str:
-        """Put something in; its id. When this returns it is on disk. While `drain` is used, it stays in memory.
+        """Put something in; its id. When this returns it is on disk. After `in_memory` it stays there. For any thread.
 
         `attributes` are those of the event: ``id``, ``type``, ``subject``, ``priority``, ``delay``, …. Raises
         `Refused` (its `status` is 507 while the channel is full) and `Unreachable`.
@@ -159,16 +161,21 @@ class Pipeline:
         if self._local is not None:
             self._local.publish(event)
             return event.id
-        self._link = self._link or self.connect()
         wishes = {"priority": event.priority, "delay": event.delay, "group": event.group}
         query = urlencode({name: value for name, value in wishes.items() if value})
-        self._link.request(
+        self._publishing().request(
             "POST",
             f"{path_of(channel)}?{query}",
             msgspec.json.encode(structured(event)),
             fields={"Content-Type": "application/cloudevents+json"},
         )
         return event.id
+
+    def _publishing(self) -> Link:
+        if getattr(self._links, "owner", 0) != os.getpid():
+            self._links.owner, self._links.link = os.getpid(), self.connect()
+        link: Link = self._links.link
+        return link
 
     def run(self, *stages: str, announced: bool = True, whole: bool = True) -> None:
         """Run these stages, or all, until SIGTERM or SIGINT; then what was taken is finished or given back.

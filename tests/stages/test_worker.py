@@ -332,7 +332,11 @@ def test_filters_topics_and_several_sources(http: Http, tmp_path: Path) -> None:
     program = """
         f = Pipeline("f")
         f.stage("topic:orders", to="large", name="large", match="data.total >= 100")(lambda event: event)
-        f.stage(["one", "two"], to="both", name="both")(lambda event: event)
+        @f.stage(["one", "two"], to="both")
+        def both(event):
+            if event.data == 0:
+                f.publish("more", [f.publish("more", 1) != f.publish("more", 2)])
+            return event
         f.publish("one", 0)
         f.run()
     """
@@ -343,6 +347,7 @@ def test_filters_topics_and_several_sources(http: Http, tmp_path: Path) -> None:
         http.put("two", 2)
         assert http.get("large") == [{"total": 100}]
         assert http.get("both") == [2]
+        assert http.get("more", 3) == [1, 2, [True]]
         worker.stop()
 
 
