@@ -80,3 +80,7 @@ class NothingToReload(BrokerError):
 
     def __init__(self) -> None:
         super().__init__("nothing to reload: there is no configuration, users file or certificate")
+
+
+class NotUpgraded(BrokerError):
+    """No new process takes over: it cannot, or none can now. This one goes on."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import re
 import socket
 from typing import Any, Protocol, cast
@@ -59,7 +60,7 @@ class Way(Protocol):
         """Accept connections from now on. Once only."""
 
     def close(self) -> None:
-        """Give it up; nothing happens if it was opened."""
+        """Give it up. An open port of it must be closed, too; until both are, who connects waits."""
 
 
 @attrs.frozen
@@ -95,6 +96,20 @@ class Address:
             raise ConfigError(f"cannot listen on {self}: {error.strerror}") from None
         return Bound(bound)
 
+    def is_at(self, descriptor: int) -> bool:
+        """That a socket listens at just this address; at none, if any port will do."""
+        try:
+            found = socket.getaddrinfo(self.host or "0.0.0.0", self.port, type=socket.SOCK_STREAM)  # nosec B104
+        except (OSError, UnicodeError):
+            return False
+        with socket.socket(fileno=os.dup(descriptor)) as there:
+            at = there.getsockname()
+        return self.port > 0 and at in [one[4] for one in found]
+
+    def left(self, descriptor: int) -> Bound:
+        """The socket at this address that was made before."""
+        return Bound(inherited.duplicate(str(self), descriptor))
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
@@ -104,7 +119,7 @@ class InUse(ConfigError):
 
 
 class Bound:
-    """A socket that listens and is ours: connections wait in the kernel's backlog until it is opened."""
+    """A socket that listens and is ours: connections wait in the kernel's backlog while no port of it is open."""
 
     def __init__(self, bound: socket.socket) -> None:
         self._socket = bound
@@ -117,12 +132,16 @@ class Bound:
 
     def open(self, reactor: IReactorSocket, factory: IProtocolFactory) -> Deferred[IListeningPort]:
         fd, family = self._socket.fileno(), self._socket.family
+        # The port has its own duplicate: if only that is closed, who connects waits.
         if family == socket.AF_UNIX:
             port = inherited.open_unix(self._socket, reactor, factory, BACKLOG)
         else:
             port = reactor.adoptStreamPort(fd, family, cast("ServerFactory[Any]", factory))
-        self._socket.close()  # the port has its own duplicate
         return succeed(port)
+
+    def fileno(self) -> int:
+        """What a process that follows this one may inherit."""
+        return self._socket.fileno()
 
     def close(self) -> None:
         self._socket.close()

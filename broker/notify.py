@@ -54,6 +54,10 @@ class Notifier:
         """It ends; it goes on saying that it lives."""
         self._tell("STOPPING=1", f"STATUS={self._now()}")
 
+    def succeeded_by(self, process: int) -> None:
+        """Another process serves from now on."""
+        self._tell(f"MAINPID={process}")
+
     def failed(self, reason: str) -> None:
         """It does not come up."""
         self._tell(f"STATUS={_line(f'cannot start: {reason}')}")

@@ -63,6 +63,11 @@ class Reloading:
         self._started = self._config = config
         self._read = read
 
+    @property
+    def config(self) -> Config:
+        """What holds now."""
+        return self._config
+
     async def hang_up(self) -> None:
         """SIGHUP: what there is to say is in the log."""
         try:

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import cast
 
@@ -26,6 +26,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IListeningPort,
     IReactorCore,
+    IReactorFDSet,
     IReactorFromThreads,
     IReactorSocket,
     IReactorTime,
@@ -34,7 +35,6 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.logger import FilteringLogObserver, ILogObserver, Logger
 from twisted.python import usage
-from twisted.python.components import Componentized
 from twisted.scripts._twistd_unix import UnixAppLogger
 from twisted.web.http import Request
 
@@ -48,7 +48,7 @@ from broker.core.broker import Broker
 from broker.core.stats import FrontStats
 from broker.core.store import IStore
 from broker.debug import Levels, on_quit
-from broker.errors import BrokerError, ConfigError
+from broker.errors import BrokerError, ConfigError, NotUpgraded
 from broker.gate import Gate, Wrapped
 from broker.http import guard
 from broker.http.problem import Problem
@@ -71,7 +71,10 @@ from broker.stomp.upgrade import WebSockets
 from broker.stomp.wishes import Terms
 from broker.storage.memory import MemoryStore
 from broker.storage.sqlite import SQLiteStore
+from broker.succession import Estate, Left, take
 from broker.tls import Certificates, Secured, check_place
+from broker.tracing import TracedBroker, Tracing, provider, wanted
+from broker.upgrade import Generations
 
 #: The fronts, in the order they open, and the ports they have on 127.0.0.1 unless told otherwise.
 DEFAULT_PORTS = {"memcache": 22122, "stomp": 61613, "http": 8989}
@@ -86,11 +89,11 @@ GARBAGE = 20_000
 _log = Logger()
 
 
-class IBrokerReactor(IReactorCore, IReactorFromThreads, IReactorSocket, IReactorTime):
+class IBrokerReactor(IReactorCore, IReactorFDSet, IReactorFromThreads, IReactorSocket, IReactorTime):
     """What the broker needs of a reactor."""
 
 
-def makeService(options: Options) -> BrokerService:
+def makeService(options: Options) -> Generations:
     """twistd's entry. Ends the process with a line on standard error and status 1 if the broker cannot start."""
     stock = install()
     if stock:
@@ -99,23 +102,38 @@ def makeService(options: Options) -> BrokerService:
 
     reactor = cast(IBrokerReactor, installed)
     gc.set_threshold(GARBAGE)
+    before = take()
+
+    def renew(config: Config, estate: Estate | None, is_quiet: bool) -> BrokerService:
+        tell = _teller(options.parent, config) if estate is None else _told
+        broker = build(
+            config, reactor=reactor, tell=(lambda line: None) if is_quiet else tell, estate=estate, levels=levels
+        )
+        broker.on_failure = lambda: _end(reactor)
+        if options["config"] is not None:
+            broker.reloading.configure(config, options.config)
+        return broker
+
     try:
         options.absolute()
         config = options.config()
-        broker = build(config, reactor=reactor, tell=_teller(options.parent, config))
+        levels = Levels(config.log_level)
+        generations = Generations(reactor, config, options.parent, renew, lambda: _end(reactor))
+        if before is None:
+            generations.begin(renew(config, None, False))
+        else:
+            generations.follow(before)
     except ConfigError as error:
         sys.exit(f"broker: {error.reason}")
     if options.parent is not None:
         _steady(installed)
-        broker.log_observer = lambda: _observer(options.parent, config, reactor, broker.levels)
+        generations.log_observer = lambda: _observer(options.parent, config, reactor, levels)
         on_quit(reactor)
-    broker.on_failure = lambda: _end(reactor)
-    if options["config"] is not None:
-        broker.reloading.configure(config, options.config)
-    # Its default action would end the process. nohup's wish to ignore it stands.
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(broker.reload))
-    return broker
+    # Their default actions would end the process. nohup's wish to ignore one stands.
+    for number, asked in ((signal.SIGHUP, generations.reload), (signal.SIGUSR2, generations.signalled)):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_, asked=asked: reactor.callFromThread(asked))
+    return generations
 
 
 def _steady(reactor: object) -> None:
@@ -142,8 +160,12 @@ def _teller(of_twistd: usage.Options | None, config: Config) -> Callable[[str], 
         if of_twistd["syslog"]:
             raise ConfigError("log_format: syslog takes text only; log to a file or to standard output, or in text")
         if of_twistd["nodaemon"] and of_twistd["logfile"] in (None, "", "-"):
-            return lambda line: _log.info("{line}", line=line.removeprefix("broker: "))
+            return _told
     return _print
+
+
+def _told(line: str) -> None:
+    _log.info("{line}", line=line.removeprefix("broker: "))
 
 
 def _print(line: str) -> None:
@@ -168,11 +190,15 @@ def build(
     reactor: IBrokerReactor,
     store: IStore | None = None,
     tell: Callable[[str], None] = _print,
+    estate: Estate | None = None,
+    levels: Levels | None = None,
 ) -> BrokerService:
     """Check the surroundings, take what the broker needs of them, and wire it. Raises `ConfigError`.
 
     With `store` the configuration's data file is not looked at. `tell` is given lines for whoever starts the broker.
+    `estate` is what an earlier broker has left. `levels` say what is logged.
     """
+    estate = estate or Estate([])
     wishes = _wishes(config, reactor)
     hashing = HashingThreads(reactor)
     users = None
@@ -192,27 +218,30 @@ def build(
             store = MemoryStore(clock=reactor)
         elif store is None:
             _check_data(config.data)
-            lock = Lock(config.data)
+            lock = estate.locked(config.data) or Lock(config.data)
             taken.callback(lock.release)
             store = SQLiteStore(config.data, sync=config.sync)
         settings = Settings(f"{config.data}.settings" if lock is not None else None)
-        broker = Broker(store, reactor, policy=config.policies, configured=settings.load())
+        make = partial(TracedBroker, Tracing(provider)) if wanted() else Broker
+        broker = make(store, reactor, policy=config.policies, configured=settings.load())
         result = BrokerService(broker, reactor, lock, users, hashing, audit)
         result.settings = settings
         result.reloading.bounded.append(arrivals.change)
-        result.levels = Levels(config.log_level)
+        result.levels = levels or Levels(config.log_level)
         result.memcache_status = _status(config, reactor, kept=lock is not None)
         broker.stats.fronts = result.front_stats
         for wish in wishes:
             way: Way
             try:
-                way = wish.place.bind()
+                way = bound = estate.bound(wish.front, wish.place) or wish.place.bind()
             except InUse as error:
                 if wish.named:
                     raise
                 tell(f"broker: warning: {NAMES[wish.front]} is off, {error.reason}")
                 continue
             taken.callback(way.close)
+            handed = None if isinstance(bound, Described) else Left(wish.front, str(wish.place), bound.fileno())
+            result.bound.append((bound.name, handed))
             if wish.trusted is not None:
                 # Wherever it listens, those who come to the proxy come in.
                 way = Wrapped(way, partial(Proxied, wish.trusted, reactor), local=False)
@@ -400,6 +429,10 @@ class Front:
     end: Callable[[], object]
 
 
+async def _no_upgrade(asked: str) -> int:
+    raise NotUpgraded("it was not started by twistd")
+
+
 class BrokerService(service.Service):
     """The broker while the process runs: opens the store, then the ways in; closes them in order.
 
@@ -424,8 +457,6 @@ class BrokerService(service.Service):
         self.fronts: list[Front] = []
         self.ready = False
         self.on_failure: Callable[[], None] = lambda: None
-        #: What twistd logs to, if it is not told otherwise; None: its own choice.
-        self.log_observer: Callable[[], ILogObserver] | None = None
         self.reloading = Reloading(broker, users)
         self.reloading.record = record
         #: Where what is configured while it runs is kept.
@@ -436,9 +467,17 @@ class BrokerService(service.Service):
         self.memcache_status = ServerStatus(reactor)
         #: systemd, or whoever else wants to know how the broker is.
         self.notifier = Notifier(reactor, self.unready, {})
+        #: Of every listener its name, and the socket if that can be left to another process.
+        self.bound: list[tuple[str, Left | None]] = []
+        #: Another broker comes after this one: what it is left stays open.
+        self.handing_on = False
+        #: Hands on to a new process, for whoever is named; its id. Raises `NotUpgraded`.
+        self.upgrade: Callable[[str], Awaitable[int]] = _no_upgrade
+        #: Why it could not be opened.
+        self.failure = ""
         self._lock = lock
         self._hashing = hashing
-        self._ports: list[tuple[str, IListeningPort]] = []
+        self._ports: list[tuple[Front, IListeningPort]] = []
         #: Fires, never fails, when it is either ready or has called `on_failure`.
         self.opening: Deferred[None] = succeed(None)
 
@@ -463,11 +502,16 @@ class BrokerService(service.Service):
         _log.info("{asked}: shutdown", asked=asked)
         self.reactor.stop()
 
-    def setServiceParent(self, parent: service.IServiceCollection) -> None:
-        """Become part of twistd's application, which asks its components where to log."""
-        super().setServiceParent(parent)
-        if self.log_observer is not None:
-            cast(Componentized, parent).setComponent(ILogObserver, self.log_observer())
+    def estate(self) -> Estate:
+        """What another broker may have of it, while this one has it too."""
+        return Estate([left for _, left in self.bound if left], None if self._lock is None else self._lock.fileno())
+
+    def let_go(self) -> None:
+        """Keep nothing of that; the broker was handed on, or never begun."""
+        for front in self.fronts:
+            front.way.close()
+        if self._lock:
+            self._lock.release()
 
     def startService(self) -> None:
         """Take the store into use, then accept connections."""
@@ -489,20 +533,23 @@ class BrokerService(service.Service):
                     port = await front.way.open(self.reactor, front.connections)
                 except (CannotListenError, OSError) as error:
                     raise ConfigError(f"cannot listen on {front.way.name}: {error}") from None
-                self._ports.append((front.name, port))
+                self._ports.append((front, port))
                 _log.info("{front} accepts connections on {where}", front=NAMES[front.name], where=front.way.name)
         except BrokerError as error:
             _log.critical("cannot start: {reason}", reason=error.reason)
-            self.notifier.failed(error.reason)
-            self.on_failure()
+            self._fail(error.reason)
         except Exception:
             _log.failure("cannot start")
-            self.notifier.failed("see the log")
-            self.on_failure()
+            self._fail("see the log")
         else:
             self.ready = True
             _log.info("ready")
             self.notifier.ready()
+
+    def _fail(self, why: str) -> None:
+        self.failure = why
+        self.notifier.failed(why)
+        self.on_failure()
 
     def stopService(self) -> Deferred[None]:
         """Accept nothing more, finish what was begun, write it to disk, close. Fires when the data are free."""
@@ -510,33 +557,37 @@ class BrokerService(service.Service):
         return Deferred.fromCoroutine(self._close())
 
     async def _close(self) -> None:
-        _log.info("stopping")
+        _log.info("handing on" if self.handing_on else "stopping")
         self.ready = False
-        self.notifier.stopping()
+        if not self.handing_on:
+            self.notifier.stopping()
         await self.opening
-        # The HTTP port closes last: /readyz says meanwhile that no new work should come here.
-        await self._stop_ports(lambda name: name != "http")
+        # The HTTP port closes last: /readyz says meanwhile that no new work should come here. If another broker comes,
+        # that is asked.
+        await self._stop_ports(lambda name: self.handing_on or name != "http")
         endings = [Deferred.fromCoroutine(self._carefully(front.end)) for front in self.fronts]
         await self._connections_end()
         for ending in endings:
             await ending
         await self._carefully(self._hashing.stop)
         await self._carefully(lambda: Deferred.fromCoroutine(self.broker.stop()))
-        await self._stop_ports(lambda name: name == "http")
+        await self._stop_ports(lambda name: True)
         for front in self.fronts:
             front.connections.cut()  # who came to ask /readyz meanwhile
-            front.way.close()
         if self._audit is not None:
             await deferToThread(self._audit.stop)
-        if self._lock:
-            self._lock.release()
-        self.notifier.close()
-        _log.info("stopped")
+        if not self.handing_on:
+            self.let_go()
+            self.notifier.close()
+        _log.info("handed on" if self.handing_on else "stopped")
 
     async def _stop_ports(self, which: Callable[[str], bool]) -> None:
-        for name, port in self._ports:
-            if which(name):
+        for front, port in list(self._ports):
+            if which(front.name):
+                self._ports.remove((front, port))
                 await self._carefully(port.stopListening)
+                if not self.handing_on:
+                    front.way.close()
 
     async def _connections_end(self) -> None:
         deadline = self.reactor.seconds() + GRACE

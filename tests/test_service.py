@@ -306,8 +306,9 @@ def starts(*options: str) -> None:
     parsed = Options()
     parsed.parseOptions(["--stomp=off", "--http=off", "--data=:memory:", *options])
     before = signal.getsignal(signal.SIGHUP)
-    for front in makeService(parsed).fronts:
-        front.way.close()
+    made = makeService(parsed).current
+    assert made is not None
+    made.let_go()
     signal.signal(signal.SIGHUP, before)
 
 

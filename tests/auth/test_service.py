@@ -157,8 +157,9 @@ def test_beyond_loopback_it_starts_with_users(tmp_path: Path) -> None:
     parsed = Options()
     parsed.parseOptions(["--memcache=0.0.0.0:0", "--stomp=off", "--http=off", "--data=:memory:", f"--users={path}"])
     before = signal.getsignal(signal.SIGHUP)
-    for front in makeService(parsed).fronts:
-        front.way.close()
+    made = makeService(parsed).current
+    assert made is not None
+    made.let_go()
     signal.signal(signal.SIGHUP, before)
 
 
