@@ -112,8 +112,12 @@ class Reader:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        self._groups.append(process.pid)
-        said, errors = process.communicate(timeout=Twistd.PATIENCE)
+        try:
+            said, errors = process.communicate(timeout=Twistd.PATIENCE)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, 0)
+                self._groups.append(process.pid)
         assert process.returncode == 0, f"{command}: {errors.decode()}"
         return said.decode().replace("\r\n", "\n").strip()
 
