@@ -1,8 +1,9 @@
 """What a message carries beside its body, on its way in and out of HTTP.
 
 In: ``Content-Type``, ``ce-*`` (CloudEvents' binary mode) and ``X-Message-<name>``, kept as header ``<name>`` in lower
-case; nothing else of a request is kept. Out: the content type as itself, Linger's ``X-Linger-*``, ``ce-*`` as itself,
-every other header as ``X-Message-<name>`` if name and value are legal in HTTP. memcache's flags have no name here.
+case, and the two of a trace (`TRACE`); nothing else of a request is kept. Out: the content type as itself, Linger's
+``X-Linger-*``, ``ce-*`` and the two as themselves, every other header as ``X-Message-<name>`` if name and value are
+legal in HTTP. memcache's flags have no name here.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ OPAQUE_TYPE = b"application/octet-stream"
 #: than 100 lines, Tornado's client one over 64 KiB, and a message nobody can fetch would come back for ever.
 MAX_HEADERS = 75
 MAX_HEADER_BYTES = 32 * 1024
+
+#: W3C Trace Context: whose trace a request, and so its message, belongs to.
+TRACE = (b"traceparent", b"tracestate")
 
 _PREFIX = b"x-message-"
 _EVENT = b"ce-"
@@ -65,7 +69,7 @@ def message_headers(fields: Iterable[tuple[bytes, Sequence[bytes]]]) -> dict[str
         lower = name.lower()
         if lower.startswith(_PREFIX):
             lower = lower[len(_PREFIX) :]
-        elif not lower.startswith(_EVENT):
+        elif not lower.startswith(_EVENT) and lower not in TRACE:
             continue
         if lower:
             value = ", ".join(map(decoded, values))
@@ -136,7 +140,7 @@ def further_fields(headers: dict[str, str]) -> Fields:
         name, value = header.encode(), text.encode()
         if name.lower().startswith(_EVENT):
             value = header_value(text).encode()
-        else:
+        elif name not in TRACE:
             name = b"X-Message-" + name
         # names that differ in case only are one name in HTTP: the first has it
         if not header or name.lower() in seen or not _token.fullmatch(name) or not _value.fullmatch(value):
