@@ -126,9 +126,11 @@ def _stomp(
     against = [
         Against(peers.RabbitMQ, Load("stomp", RABBIT + settings, counts), must, aim),
         Against(peers.ActiveMQ, Load("stomp", PERSISTENT + settings, counts), 10, 30),
-        # more under way, and CoilMQ hangs up
-        Against(peers.CoilMQ, Load("stomp", COIL + settings.replace("depth=32", "depth=4"), counts), 15, 40),
     ]
+    if name != "100":  # connections wait for so long to be accepted by CoilMQ that the case would take minutes
+        # more under way, and it hangs up
+        coil = Load("stomp", COIL + settings.replace("depth=32", "depth=4"), counts)
+        against.append(Against(peers.CoilMQ, coil, 15, 40))
     return Comparison(f"stomp-{name}", title, Load("stomp", settings, counts), against)
 
 
