@@ -29,6 +29,7 @@ from benchmarks.measuring import ROOT, Folder, Row, report
 from broker.core.broker import Broker
 from broker.core.delivery import Delivery
 from broker.core.destination import Kind, queue, topic
+from broker.core.level import Level
 from broker.core.message import Message, unpack
 from broker.core.policy import Policies, Policy, TopicPolicy
 from broker.core.replay import RUN, Plan
@@ -153,7 +154,7 @@ async def serve(reactor: Any, path: str, undo: bool) -> None:
                 longest=traffic.longest,
                 seconds=time.perf_counter() - begun,
             )
-        broker.drain(True)
+        broker.status.become(Level.DRAINING)
         for publisher in traffic.running:
             await publisher
     finally:

@@ -114,7 +114,7 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: with ``idle_timeout`` (milliseconds) a client that says nothing for so long is closed on. Who comes when there
     #: are ``refuse_writes_above`` connections already may not write, with ``refuse_reads_above`` not read.
     memcache: list[Where | MemcacheListener] | None = None
-    #: Milliseconds from a memcache ``status`` that is stricter until it holds.
+    #: Milliseconds from a server status that is stricter until it holds.
     status_grace: Annotated[int, msgspec.Meta(ge=0)] = 0
     #: Where STOMP clients connect. If it is not said: port 61613 on 127.0.0.1, if that is free. An entry may be a
     #: table, ``{ listen = "0.0.0.0:61614", flavour = "rabbitmq" }``: whose clients it is at home to. With

@@ -71,6 +71,12 @@ class Stopping(BrokerError):
     retryable = True
 
 
+class Blocked(BrokerError):
+    """The server's status does not let it be done."""
+
+    retryable = True
+
+
 class ConfigError(BrokerError):
     """The configuration or the surroundings do not let the broker start; one line says why."""
 

@@ -45,6 +45,7 @@ from broker.auth.limits import Arrivals
 from broker.auth.users import HashingThreads, Users
 from broker.config import MEMORY, Config, HttpListener, MemcacheListener, StompListener, Where
 from broker.core.broker import Broker
+from broker.core.level import Level
 from broker.core.stats import FrontStats
 from broker.core.store import IStore
 from broker.debug import Levels, on_quit
@@ -58,13 +59,13 @@ from broker.lock import Lock
 from broker.logs import begin_anew, bounded, in_json
 from broker.memcache.dialect import DIALECTS
 from broker.memcache.server import MemcacheFactory
-from broker.memcache.status import ServerStatus, StatusFile
 from broker.notify import Notifier
 from broker.options import Options
 from broker.proxy import Proxied, Trusted
 from broker.reactor import install
 from broker.reload import Reloading
 from broker.settings import Settings
+from broker.status import ServerStatus, StatusFile
 from broker.stomp.flavour import FLAVOURS
 from broker.stomp.server import StompFactory
 from broker.stomp.upgrade import WebSockets
@@ -228,7 +229,7 @@ def build(
         result.settings = settings
         result.reloading.bounded.append(arrivals.change)
         result.levels = levels or Levels(config.log_level)
-        result.memcache_status = _status(config, reactor, kept=lock is not None)
+        result.status = _status(config, reactor, broker, kept=lock is not None)
         broker.stats.fronts = result.front_stats
         for wish in wishes:
             way: Way
@@ -272,13 +273,18 @@ def build(
     return result
 
 
-def _status(config: Config, reactor: IBrokerReactor, *, kept: bool) -> ServerStatus:
-    """What memcache clients may do, as it was when the broker ended."""
+def _status(config: Config, reactor: IBrokerReactor, broker: Broker, *, kept: bool) -> ServerStatus:
+    """What the broker does for clients, as it was when it ended."""
     grace = config.status_grace / 1000
     if not kept:
-        return ServerStatus(reactor, grace)
+        return ServerStatus(reactor, grace, enforce=broker.status.become)
     file = StatusFile(f"{config.data}.status")
-    return ServerStatus(reactor, grace, file.read(), lambda level: deferToThread(file.write, level))
+    level = file.read()
+    if level is not Level.UP:
+        _log.warn("the server's status is {status}, as it was when the broker ended", status=level.name)
+    return ServerStatus(
+        reactor, grace, level, lambda level: deferToThread(file.write, level), enforce=broker.status.become
+    )
 
 
 def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:
@@ -295,7 +301,7 @@ def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:
                 door=of.door.at(NAMES[wish.front]),
                 reload=of.reloading.reload,
                 shutdown=of.end if told.shutdown == "on" else None,
-                status=of.memcache_status,
+                status=of.status,
                 idle_timeout=told.idle_timeout / 1000,
                 refuse_writes_above=told.refuse_writes_above,
                 refuse_reads_above=told.refuse_reads_above,
@@ -332,6 +338,7 @@ def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:
                 reload=of.reloading.reload,
                 save=of.settings.save,
                 levels=of.levels,
+                status=of.status,
             )
             site.noisy = False
             pages = StompFactory(of.broker, max_message_size=size, clock=of.reactor, door=of.door.at(NAMES[wish.front]))
@@ -463,8 +470,8 @@ class BrokerService(service.Service):
         self.settings = Settings()
         #: What of each part is logged.
         self.levels = Levels()
-        #: What all memcache clients may do at the moment.
-        self.memcache_status = ServerStatus(reactor)
+        #: What the broker does for clients at the moment.
+        self.status = ServerStatus(reactor)
         #: systemd, or whoever else wants to know how the broker is.
         self.notifier = Notifier(reactor, self.unready, {})
         #: Of every listener its name, and the socket if that can be left to another process.
@@ -484,8 +491,10 @@ class BrokerService(service.Service):
     def unready(self) -> str:
         """Why no messages are taken now; empty: they are."""
         if self.ready:
-            if self.broker.draining:
-                return "the broker drains: it takes no new messages"
+            if self.status.level is not Level.UP:
+                if self.status.level is Level.DRAINING:
+                    return "the broker drains: it takes no new messages"
+                return f"the server's status is {self.status.level.name}"
             return f"the store does not commit: {self.broker.trouble}" if self.broker.trouble else ""
         return "the broker is starting" if self.running and not self.opening.called else "the broker is stopping"
 
@@ -561,6 +570,7 @@ class BrokerService(service.Service):
         self.ready = False
         if not self.handing_on:
             self.notifier.stopping()
+        self.status.stop()
         await self.opening
         # The HTTP port closes last: /readyz says meanwhile that no new work should come here. If another broker comes,
         # that is asked.

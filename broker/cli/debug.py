@@ -1,4 +1,4 @@
-"""``broker debug``: what a running broker logs, and what it is doing."""
+"""``broker status`` and ``broker debug``: whether a running broker serves, what it logs, and what it is doing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,18 @@ from broker.cli.output import as_json, print_lines, table, unwritten
 
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
-    """Add ``debug``."""
+    """Add ``status`` and ``debug``."""
+    status = commands.add_parser(
+        "status",
+        parents=[common],
+        help="show or change what the broker lets be done",
+        description="Show the server's status, or change it, on all fronts: up; writeavoid, a hint; draining, nothing "
+        "is put in; readonly, and no queue is emptied or deleted; quiescent, and nothing is taken. A restart keeps it.",
+    )
+    status.add_argument(
+        "status", metavar="LEVEL", nargs="?", choices=("up", "writeavoid", "draining", "readonly", "quiescent")
+    )
+    status.set_defaults(run=_status, offline=False)
     debug = commands.add_parser(
         "debug",
         help="look into a running broker",
@@ -41,6 +52,15 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser], c
         "Show what every thread of the broker is doing now, and what its reactor has planned.",
     )
     stack.set_defaults(run=_stack)
+
+
+def _status(client: Client, options: argparse.Namespace) -> int:
+    if options.status is None:
+        said = client.json("GET", "/status")
+    else:
+        said = client.json("PUT", f"/status?status={options.status}", b"{}")
+    later = "" if said["holds"] == said["status"] else f" (soon; {said['holds']} until then)"
+    return _printed([as_json(said) if options.json else f"{said['status']}{later}"])
 
 
 def _on(client: Client, options: argparse.Namespace) -> int:

@@ -38,6 +38,7 @@ from broker.core.retention import Retention
 from broker.core.route import Published
 from broker.core.settlement import Settlement
 from broker.core.stats import BrokerStats
+from broker.core.status import Status
 from broker.core.store import IStore
 from broker.core.supply import Supply
 from broker.core.sweep import Sweep
@@ -47,7 +48,7 @@ from broker.core.transaction import Transaction
 from broker.core.unit import Unit
 from broker.core.wall import Wall
 from broker.core.window import Budget
-from broker.errors import BadValue, BrokerError, Stopping
+from broker.errors import BadValue, BrokerError
 
 #: Queues that get a new policy in one reactor turn.
 _RELOAD_SLICE = 1_000
@@ -98,6 +99,8 @@ class Broker(Overview):
         self._publishing.retained = self._retention.watch
         self._sweep = Sweep(store, clock, self.now, self._directory, self._journal, self._supply, self.stats)
         self._freeing = Freeing(store, clock, self._retention)
+        #: What is done at the moment for whoever asks.
+        self.status = Status(self._publishing, self._supply)
         #: Jobs that put messages in again.
         self.replays = Replays(
             store,
@@ -177,7 +180,7 @@ class Broker(Overview):
 
     async def stop(self) -> None:
         """Take no new work, make durable what was accepted, and close the store."""
-        self._publishing.stopping = True
+        self.status.stop()
         self._publishing.waiting.stop()
         self._supply.stop()
         self._settlement.stop()
@@ -238,10 +241,6 @@ class Broker(Overview):
         """True while nothing is taken in, so that what is there can be worked off."""
         return self._publishing.stopping
 
-    def drain(self, on: bool) -> None:
-        """Take nothing in until further notice: publishes and bindings fail with `Stopping`; or do so again."""
-        self._publishing.stopping = on
-
     # -- taking
 
     def first_use(self, destination: Destination) -> Deferred[None] | None:
@@ -280,6 +279,7 @@ class Broker(Overview):
         was deleted: the subscription goes on, at the new queue of that name, unless its owner ends it. `tell` takes a
         topic's messages at once, without a loan, unless it says no or others wait: then they are delivered.
         """
+        self.status.check_take()
         if destination.kind is Kind.TOPIC:
             live = listener([destination], deliver, prefetch, self.policy, dropped, tell)
             self._publishing.live.add(live)
@@ -339,7 +339,7 @@ class Broker(Overview):
 
     def at_hand(self, queue: str) -> Delivery | None:
         """A message of `queue`, if one can be taken without waiting for anything; else `take` may find one."""
-        return self._taking.at_hand(queue)
+        return None if self._supply.held else self._taking.at_hand(queue)
 
     async def peek(self, queue: str, *, wait: float = 0.0) -> Delivery | None:
         """The message that would be delivered next, without taking it; waits like `take`."""
@@ -445,6 +445,7 @@ class Broker(Overview):
 
     async def purge(self, queue: str, *, on_loan: bool = False) -> int:
         """Settle everything that waits, and what is on loan too if `on_loan`; how many messages, once it is on disk."""
+        self.status.check_purge()
         purged = self._reached(queue)
         return await self._settlement.purge(purged, on_loan) if purged is not None else 0
 
@@ -453,6 +454,7 @@ class Broker(Overview):
 
         Whoever waits for its messages goes on waiting, at the new queue of that name; subscriptions are told so.
         """
+        self.status.check_purge()
         deleted = self._reached(queue)
         if deleted is None or not (deleted.readers or deleted.bindings):
             return False
@@ -477,7 +479,7 @@ class Broker(Overview):
         on the queue that `source` is: what is settled there is settled here too, unless it is on loan here.
         """
         if self._publishing.stopping:
-            raise Stopping("the broker is stopping")
+            raise self._publishing.refusal()
         start: dict[int, int] = {}
         for log in self._directory.bindings.sources(source) if since is not None else ():
             for lane in list(log.lanes.values()):
@@ -519,6 +521,7 @@ class Broker(Overview):
                     await bound
         if not readable and wait > 0:
             await deferLater(self.clock, wait)
+        self.status.check_take()
         return readable
 
     def _reached(self, queue: str) -> Queue | None:

@@ -27,7 +27,7 @@ from broker.core.store import Inventory, PublishKey
 from broker.core.topic import Listener, Listeners, Live
 from broker.core.unit import Append, Unit
 from broker.core.waiting import Waiting
-from broker.errors import BadName, MessageTooLarge, QueueFull, Stopping
+from broker.errors import BadName, BrokerError, MessageTooLarge, QueueFull, Stopping
 
 #: Seconds of due times that share a slot's log.
 SLOT_SECONDS = 10
@@ -61,7 +61,9 @@ class Publishing:
         self.waiting = Waiting(clock, lambda queue, message: self._publish(queue.destination, message, queue.policy))
         #: The last stamp given.
         self.stamp = 0
+        #: True: nothing is put in; `refusal` says why.
         self.stopping = False
+        self.refusal: Callable[[], BrokerError] = lambda: Stopping("the broker is stopping")
         #: Called with a lane that is to be retained from now on.
         self.retained: Callable[[Lane], None] = lambda lane: None
         #: Called with what was stored in a slot's log: where, its number, and the message.
@@ -122,7 +124,7 @@ class Publishing:
     def _check(self, destination: Destination, message: Message) -> Policy | TopicPolicy:
         """The same for what is no alias; what holds there."""
         if self.stopping:
-            raise Stopping("the broker is stopping")
+            raise self.refusal()
         queue = None
         if destination.kind is Kind.QUEUE:
             queue = self._directory.find(destination.name)

@@ -36,7 +36,7 @@ from broker.core.replay_work import Work, over
 from broker.core.retention import Retention
 from broker.core.stats import BrokerStats
 from broker.core.store import IStore
-from broker.errors import BadValue, BrokerError, NotFound, Stopping
+from broker.errors import BadValue, BrokerError, NotFound
 
 #: Replays that are not over, at most: each has lanes in its targets.
 MAX_JOBS = 100
@@ -249,7 +249,7 @@ class Replays:
     def _checked(self, plan: Plan) -> Plan:
         """The plan with an end; raises what `create` raises."""
         if self._publishing.stopping:
-            raise Stopping("the broker is stopping")
+            raise self._publishing.refusal()
         if plan.match:
             compile_filter(plan.match)
         for destination in (plan.source, plan.target):

@@ -87,6 +87,8 @@ class Supply:
         #: True while a read of the store is being asked for.
         self._fetching = False
         self._stopped = False
+        #: True: nothing is delivered for the time being.
+        self.held = False
         #: Queues that are being pumped at this moment; True: once more.
         self._pumping: dict[Queue, bool] = {}
         #: The last token given to a loan. Two runs of the broker begin 2**40 apart at random: none comes twice.
@@ -115,7 +117,7 @@ class Supply:
 
     def _round(self, queue: Queue) -> bool:
         """One round of `pump`; False: the next has to wait."""
-        if self._stopped or queue in self._resting:
+        if self._stopped or self.held or queue in self._resting:
             return False
         queue.lacks.clear()
         for _ in range(MAX_PER_TURN):
@@ -394,6 +396,21 @@ class Supply:
         self._directory.forget(queue)
         if not self.rest(queue):
             self._used[queue] = self._now()
+
+    def hold(self, why: BrokerError) -> None:
+        """Deliver nothing for the time being: who does not wait is told `why`, who waits goes on waiting."""
+        self.held = True
+        for queue in self._directory.queues.values():
+            queue.miss(why)
+        for queue in list(self._lookers):
+            self.looked(queue, why)
+
+    def go_on(self) -> None:
+        """Deliver again."""
+        self.held = False
+        for queue in self._directory.queues.values():
+            if queue.wanted:
+                self.pump_soon(queue)
 
     def stop(self) -> None:
         """Deliver nothing more, and leave no timer behind."""

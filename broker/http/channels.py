@@ -48,6 +48,7 @@ class Channels:
         name, state = call.match.channel, call.parameters.text("state")
         if state not in (None, "ready", "hidden", "delayed"):
             raise BadValue("Invalid state: ready, hidden, delayed, or leave it out.")
+        self._broker.status.check_purge()
         self._counts.drains += 1
         if call.parameters.flag("config"):
             await self._broker.delete(name)

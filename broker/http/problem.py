@@ -17,6 +17,7 @@ import msgspec
 from broker.errors import (
     BadName,
     BadValue,
+    Blocked,
     BrokerError,
     LeaseLost,
     MessageTooLarge,
@@ -45,6 +46,7 @@ _TABLE: dict[type[BrokerError], tuple[int, str]] = {
     NothingToReload: (409, "nothing-to-reload"),
     StoreUnavailable: (503, "overloaded"),
     Stopping: (503, "draining"),
+    Blocked: (503, "blocked"),
     OverLimit: (429, "too-many"),
     QueueFull: (507, "channel-full"),
 }

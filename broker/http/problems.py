@@ -13,6 +13,8 @@ PROBLEMS: Mapping[str, str] = {
     "`detail` names it; `errors` says where, if a place is known. Change the request.",
     "bad-configuration": "A configuration key is unknown, its value is wrong, or two contradict each other. Nothing "
     "was changed.",
+    "blocked": "The server's status (`/status`) does not let it be done: nothing is put in, or nothing is taken "
+    "either. Try again when it is up.",
     "channel-full": "A channel holds as many messages, or bytes, as it may (`max_messages`, `max_bytes`). Nothing was "
     "stored. Try again when some are settled; `retry_after` is a guess.",
     "draining": "The broker takes no new messages: it stops, or was told to drain. Try again, there or elsewhere.",

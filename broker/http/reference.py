@@ -57,6 +57,10 @@ PARAMETERS: Mapping[str, tuple[dict[str, Any], str]] = {
     "queue": (_TEXT, "a pattern of names: `*` any run of characters, `?` any one"),
     "reason": (_TEXT, "why, for people"),
     "since": (_TEXT, "from this time on"),
+    "status": (
+        {"type": "string", "enum": ["up", "writeavoid", "draining", "readonly", "quiescent"]},
+        "the stricter the later; from `draining` on nothing is put in, when `quiescent` nothing is taken",
+    ),
     "state": (_TEXT, "some of `ready`, `hidden`, `delayed`, `done`, with commas between"),
     "strict": (_FLAG, "507 if a channel is full, and nobody gets it"),
     "timeout": ({"type": "integer", "minimum": 1}, "the lease in seconds"),
@@ -246,6 +250,8 @@ DOCS: Mapping[Endpoint, Doc] = {
     ),
     Endpoint.DRAIN: Doc("take no messages any more, on any front", "", {202: "draining"}),
     Endpoint.RESUME_ALL: Doc("take messages again", "", {202: "not draining"}),
+    Endpoint.STATUS: Doc("what the broker does at the moment", "", {200: "the status"}),
+    Endpoint.SET_STATUS: Doc("have it do so from now on, on all fronts", "status", {200: "the status"}),
     Endpoint.DEBUG: Doc("from which level on parts of the broker are logged", "", {200: "levels"}),
     Endpoint.SET_LOG_LEVEL: Doc("log a part from this level on", "part level", {200: "levels"}),
     Endpoint.STACK: Doc(

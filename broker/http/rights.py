@@ -69,7 +69,7 @@ def check(call: Call) -> None:
             pass
         case Endpoint.CHANNELS | Endpoint.TOPICS | Endpoint.CONSUMERS | Endpoint.REPLAYS | Endpoint.LINEAGE:
             access.look_around()
-        case Endpoint.STATS | Endpoint.METRICS:
+        case Endpoint.STATS | Endpoint.METRICS | Endpoint.STATUS:
             access.check(Action.BROWSE, None)
         case Endpoint.TAKE:
             access.subscribe(_channel(call), waits=wait_of(call.parameters, call.header("prefer")) > 0)
@@ -115,6 +115,7 @@ def check(call: Call) -> None:
             | Endpoint.APPLY_DEFINITIONS
             | Endpoint.DRAIN
             | Endpoint.RESUME_ALL
+            | Endpoint.SET_STATUS
             | Endpoint.DEBUG
             | Endpoint.SET_LOG_LEVEL
             | Endpoint.STACK

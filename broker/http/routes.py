@@ -67,6 +67,8 @@ class Endpoint(enum.Enum):
     APPLY_DEFINITIONS = enum.auto()
     DRAIN = enum.auto()
     RESUME_ALL = enum.auto()
+    STATUS = enum.auto()
+    SET_STATUS = enum.auto()
     DEBUG = enum.auto()
     SET_LOG_LEVEL = enum.auto()
     STACK = enum.auto()
@@ -132,6 +134,7 @@ ROUTES: Mapping[str, Mapping[str, Endpoint]] = {
     "/definitions": {"GET": Endpoint.DEFINITIONS, "PUT": Endpoint.APPLY_DEFINITIONS},
     "/drain": {"POST": Endpoint.DRAIN},
     "/resume": {"POST": Endpoint.RESUME_ALL},
+    "/status": {"GET": Endpoint.STATUS, "PUT": Endpoint.SET_STATUS},
     "/debug": {"GET": Endpoint.DEBUG},
     "/debug/log": {"PUT": Endpoint.SET_LOG_LEVEL},
     "/debug/stack": {"GET": Endpoint.STACK},

@@ -42,6 +42,7 @@ from broker.http.sources import Sources
 from broker.http.streams import Streams
 from broker.http.topics import Topics
 from broker.http.workers import Workers
+from broker.status import ServerStatus
 
 #: Seconds without a byte after which a connection that owes us one is closed. Waiting for our answer does not count.
 IDLE = 60
@@ -66,6 +67,7 @@ def make_site(
     reload: Reload | None = None,
     save: Save = _forget,
     levels: Levels | None = None,
+    status: ServerStatus | None = None,
 ) -> Site:
     """The factory of the HTTP front.
 
@@ -74,7 +76,7 @@ def make_site(
     be spoken to and from whose pages. What `identity` and `database` say is shown by ``/`` and ``/stats``; without an
     identity there is a new one each start. `door` knows who may come in and what he may do; without one everybody may
     do everything. `reload` reads the broker's files again; `save` keeps what is configured here. `levels`
-    say what is logged.
+    say what is logged, `status` is that of all listeners.
     """
     limits = Limits(max_message_size)
     counts = Counts()
@@ -83,7 +85,8 @@ def make_site(
     workers = Workers()
     consuming, looking = Consuming(broker, counts, workers), Looking(broker, surveyor, workers)
     publishing = Publishing(broker)
-    streams, settings = Streams(broker), Settings(broker, save)
+    status = status or ServerStatus(broker.clock, enforce=broker.status.become)
+    streams, settings = Streams(broker), Settings(broker, save, status)
     replays = Replays(broker)
     debugging = Debugging(levels or Levels(), clock or broker.clock)
     about = About(
@@ -146,6 +149,8 @@ def make_site(
         Endpoint.OPENAPI: OpenAPI().show,
         Endpoint.PROBLEM: Problems().show,
         Endpoint.RELOAD: Administration(reload).reload,
+        Endpoint.STATUS: settings.status,
+        Endpoint.SET_STATUS: settings.set_status,
         Endpoint.DEBUG: debugging.show,
         Endpoint.SET_LOG_LEVEL: debugging.set_level,
         Endpoint.STACK: debugging.stack,

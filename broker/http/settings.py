@@ -12,12 +12,14 @@ from twisted.internet.defer import DeferredLock
 from broker import config_check
 from broker.core.broker import Broker
 from broker.core.destination import Destination, Kind, queue, topic
+from broker.core.level import Level
 from broker.core.policy import BindingPolicy
 from broker.errors import BadName, BadValue, ConfigError
 from broker.http.call import Answer, Call, json
 from broker.http.problem import Problem
 from broker.http.publishing import source_of
 from broker.settings import checked
+from broker.status import ServerStatus
 
 Said = dict[Destination, dict[str, Any]]
 #: Keeps what was configured; done once it is on disk.
@@ -48,8 +50,9 @@ class Definitions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Settings:
     """``/config``, ``/pause``, ``/resume``, ``/drain`` and ``/definitions``."""
 
-    def __init__(self, broker: Broker, save: Save) -> None:
+    def __init__(self, broker: Broker, save: Save, status: ServerStatus) -> None:
         self._broker = broker
+        self._status = status
         self._save = save
         self._turn = DeferredLock()
 
@@ -133,14 +136,27 @@ class Settings:
 
     # -- the whole broker
 
+    async def status(self, call: Call) -> Answer:
+        """``GET /status``: what the broker does at the moment, and what of it holds already."""
+        told, holds = self._status.level, self._status.holds
+        return json(200, {"status": told.name.lower(), "holds": holds.name.lower()})
+
+    async def set_status(self, call: Call) -> Answer:
+        """``PUT /status``: it is another one from now on."""
+        said = (call.parameters.text("status") or "").replace("-", "").upper()
+        if said not in Level.__members__:
+            raise BadValue(f"Invalid status: {', '.join(Level.__members__).lower()}.")
+        await self._status.change(Level[said], f"{call.access.user.name} over HTTP")
+        return await self.status(call)
+
     async def drain(self, call: Call) -> Answer:
         """``POST /drain``: no front takes messages any more, those that are there can be worked off."""
-        self._broker.drain(True)
+        await self._status.change(Level.DRAINING, f"{call.access.user.name} over HTTP", at_once=True)
         return json(202, {"draining": True})
 
     async def resume_all(self, call: Call) -> Answer:
         """``POST /resume``: messages are taken again."""
-        self._broker.drain(False)
+        await self._status.change(Level.UP, f"{call.access.user.name} over HTTP")
         return json(202, {"draining": False})
 
     async def export(self, call: Call) -> Answer:

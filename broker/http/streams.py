@@ -57,6 +57,7 @@ class Streams:
         if broker.is_alias(source):
             raise BadValue(f"{source.name} is an alias: read the channels that it stands for.")
         call.access.room()
+        broker.status.check_take()
 
         def encoded(delivery: Delivery) -> bytes:
             return _event(encode(envelope(delivery, broker.now())), str(delivery.id), lines)
@@ -90,6 +91,7 @@ class Streams:
         if call.method == "HEAD":
             return Answer(200, fields=_fields(lines))
         broker = self._broker
+        broker.status.check_take()
 
         def encoded(delivery: Delivery) -> bytes:
             if matches is not None and not matches(delivery.message, delivery.source):

@@ -161,7 +161,7 @@ class Administration:
         if command.level is None:
             return command.voice.text(self._of.status.level.name.encode() + b"\r\n")
         access.check(Action.ADMIN, None)
-        await self._of.status.change(command.level)
+        await self._of.status.change(command.level, f"{access.user.name} over memcache")
         return command.voice.said(Outcome.STATUS)
 
     def _shutdown(self, command: Shutdown, access: Access) -> bytes:

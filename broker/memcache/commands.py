@@ -5,24 +5,12 @@ Each carries the voice it is to be answered with. Keys and exptimes are as sent.
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import TypeAlias
 
 import msgspec
 
+from broker.core.level import Level
 from broker.memcache.voice import Outcome, Voice
-
-
-class Level(Enum):
-    """The levels of ``status`` (Kestrel), the stricter the higher."""
-
-    UP = 1
-    #: A hint for clients; nothing is refused.
-    WRITEAVOID = 2
-    #: Nothing is stored, deleted or flushed.
-    READONLY = 3
-    #: Nothing is read either; what is open may be closed.
-    QUIESCENT = 4
 
 
 class _Asked(msgspec.Struct, frozen=True, gc=False):

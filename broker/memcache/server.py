@@ -16,7 +16,7 @@ from broker.memcache import stats
 from broker.memcache.connection import MemcacheProtocol
 from broker.memcache.dialect import DEFAULT, Dialect
 from broker.memcache.keys import Keys
-from broker.memcache.status import ServerStatus
+from broker.status import ServerStatus
 
 
 class MemcacheFactory(Factory):
@@ -52,7 +52,7 @@ class MemcacheFactory(Factory):
         self.max_message_size = broker.policy.max_message_size if max_message_size is None else max_message_size
         self.flush_all = flush_all
         self.shutdown = shutdown
-        self.status = status or ServerStatus(broker.clock)
+        self.status = status or ServerStatus(broker.clock, enforce=broker.status.become)
         self.idle_timeout = idle_timeout
         self.refuse_writes_above = refuse_writes_above
         self.refuse_reads_above = refuse_reads_above

@@ -19,7 +19,7 @@ from broker.core.burst import Burst
 from broker.core.delivery import Delivery
 from broker.core.message import Message
 from broker.core.route import Published
-from broker.errors import BrokerError, NotFound
+from broker.errors import Blocked, BrokerError, NotFound
 from broker.memcache import cursors
 from broker.memcache.administration import Administration
 from broker.memcache.commands import (
@@ -36,7 +36,7 @@ from broker.memcache.commands import (
 )
 from broker.memcache.keys import Key, lifetime
 from broker.memcache.reads import Reads
-from broker.memcache.voice import BadKey, Blocked, Outcome, Voice
+from broker.memcache.voice import BadKey, Outcome, Voice
 
 if TYPE_CHECKING:
     from broker.memcache.server import MemcacheFactory

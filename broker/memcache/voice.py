@@ -53,12 +53,6 @@ class ReadsOpen(BrokerError):
     """The reads this connection has open are in the way of another."""
 
 
-class Blocked(BrokerError):
-    """The server's status does not let it be done."""
-
-    retryable = True
-
-
 class BadKey(BadValue):
     """Options that do not go together, or a key without a name."""
 
@@ -91,7 +85,7 @@ ERRORS: dict[type[BrokerError], tuple[bytes, int]] = {
     KeyTooLong: (b"BAD_FORMAT", 0x04),
     OddName: (b"ERROR", 0x04),
     ReadsOpen: (b"ERROR", 0x04),
-    Blocked: (b"SERVER_ERROR", 0x86),
+    errors.Blocked: (b"SERVER_ERROR", 0x86),
 }
 
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import msgspec
 
+from broker.core.level import Level
 from broker.memcache.commands import (
     Cas,
     Command,
@@ -23,7 +24,6 @@ from broker.memcache.commands import (
     FlushAll,
     FlushExpired,
     Get,
-    Level,
     Malformed,
     Monitor,
     Quit,
@@ -315,7 +315,7 @@ class Texts:
         try:
             return Status(self.loud, Level[words[1].decode().upper()])
         except (KeyError, UnicodeDecodeError):
-            sentence = b"CLIENT_ERROR status is one of up, writeavoid, readonly and quiescent\r\n"
+            sentence = b"CLIENT_ERROR status is one of up, writeavoid, draining, readonly and quiescent\r\n"
             reply = sentence if self._dialect.sentences else self._dialect.unknown
             return Malformed(self.loud, reply, self._dialect.errors_close)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from broker.errors import (
     BadName,
     BadValue,
+    Blocked,
     BrokerError,
     LeaseLost,
     MessageTooLarge,
@@ -73,6 +74,7 @@ _MESSAGES: dict[type[BrokerError], str] = {
     StoreUnavailable: "Store unavailable",
     StoreRefused: "Message refused",
     Stopping: "Shutting down",
+    Blocked: "Blocked by the status",
 }
 
 

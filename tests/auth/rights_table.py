@@ -159,7 +159,7 @@ TABLE = (
         "numbers of the whole broker, and where its clients come from",
         (f"browse {WHOLE}",),
         memcache=("stats conns",),
-        http=("GET /stats", "GET /metrics"),
+        http=("GET /stats", "GET /metrics", "GET /status"),
     ),
     Row(
         "empty, delete, pause or configure a queue; end its bindings",
@@ -207,6 +207,7 @@ TABLE = (
             'PUT /definitions {"queues":{}}',
             "POST /resume",
             "POST /drain",
+            "PUT /status?status=up",
             "GET /debug",
             "PUT /debug/log?level=info",
             "GET /debug/stack",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.core.destination import queue, topic
+from broker.core.level import Level
 from broker.core.policy import Policies, Policy, Rule, TopicPolicy
 from broker.errors import QueueFull, Stopping
 from tests.core.support import Bench, result, start, text
@@ -64,12 +65,12 @@ def test_topics_have_theirs() -> None:
 def test_a_broker_that_drains_takes_nothing_in_and_moves_what_is_due() -> None:
     on = bench()
     result(on.broker.publish(queue("a"), text("late", delay=1_000)))
-    on.broker.drain(True)
+    on.broker.status.become(Level.DRAINING)
     with pytest.raises(Stopping):
         _ = on.broker.publish(queue("a"), text("x"))
     on.turn(2)
     assert on.body("a") == b"late"
-    on.broker.drain(False)
+    on.broker.status.become(Level.UP)
     result(on.broker.publish(queue("a"), text("x")))
 
 

@@ -11,6 +11,7 @@ from broker.core import replay_work
 from broker.core.browsing import State as Standing
 from broker.core.destination import Destination, queue, topic
 from broker.core.filter import BadFilter
+from broker.core.level import Level
 from broker.core.message import Message
 from broker.core.policy import Policies, Policy, Rule, TopicPolicy
 from broker.core.replay import Job, Plan, State
@@ -271,12 +272,12 @@ def test_it_waits_while_the_broker_takes_nothing_in() -> None:
     on = bench()
     put(on, NEWS, *"abc")
     begin(on, rate=1)
-    on.broker.drain(True)
+    on.broker.status.become(Level.DRAINING)
     on.turn(5)
     before = len(bodies(on))
     on.turn(5)
     assert len(bodies(on)) == before < 3
-    on.broker.drain(False)
+    on.broker.status.become(Level.UP)
     for _ in range(5):
         on.turn(1)
     assert bodies(on) == ["a", "b", "c"]

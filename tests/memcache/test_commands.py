@@ -8,14 +8,14 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from broker.core.destination import queue
+from broker.core.level import Level
 from broker.core.message import Message
 from broker.core.policy import Policies, Policy, Rule
 from broker.errors import ConfigError, StoreUnavailable
-from broker.memcache.commands import Level
 from broker.memcache.dialect import DIALECTS
 from broker.memcache.server import MemcacheFactory
-from broker.memcache.status import ServerStatus, StatusFile
 from broker.outbox import HIGH_WATER
+from broker.status import ServerStatus, StatusFile
 from tests.memcache.support import Client, FrontTest
 from tests.memcache.test_reads import value
 
@@ -241,9 +241,8 @@ class StatusTests(FrontTest):
         self.says(b"status WriteAvoid\r\nstatus\r\n", b"END\r\nWRITEAVOID\r\n")
         self.put("work", b"1", b"2")
         for word in b"down", b"sideways", b"\xff":
-            self.says(
-                b"status %b\r\n" % word, b"CLIENT_ERROR status is one of up, writeavoid, readonly and quiescent\r\n"
-            )
+            refused = b"CLIENT_ERROR status is one of up, writeavoid, draining, readonly and quiescent\r\n"
+            self.says(b"status %b\r\n" % word, refused)
 
     def test_readonly_refuses_what_changes_and_lets_read(self) -> None:
         self.put("work", b"1", b"2")

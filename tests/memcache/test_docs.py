@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from broker.memcache.commands import Level
+from broker.core.level import Level
 from broker.memcache.dialect import DIALECTS, Dialect
 from broker.memcache.words import _PARSERS
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broker.core.level import Level
 from broker.memcache.commands import (
     Cas,
     Command,
@@ -24,7 +25,6 @@ from broker.memcache.commands import (
     FlushAll,
     FlushExpired,
     Get,
-    Level,
     Malformed,
     Monitor,
     Quit,

@@ -427,6 +427,7 @@ class ErrorTableTest(SynchronousTestCase):
             errors.StoreUnavailable: "Store unavailable",
             errors.StoreRefused: "Message refused",
             errors.Stopping: "Shutting down",
+            errors.Blocked: "Blocked by the status",
         }
         for kind, message in words.items():
             refused = refusal(kind("why"))

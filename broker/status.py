@@ -1,4 +1,7 @@
-"""Kestrel's server status: what memcache clients may do at the moment, as an operator says."""
+"""The server's status: what the broker does at the moment, as an operator says over any front; kept over a restart.
+
+It is Kestrel's, for all fronts. The core keeps to it (`broker.core.status`); here it is changed, which may take time.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ from collections.abc import Callable
 
 from twisted.internet.defer import Deferred, DeferredLock, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 
-from broker.errors import ConfigError, StoreUnavailable
-from broker.memcache.commands import Level
-from broker.memcache.voice import Blocked
+from broker.core.level import Level
+from broker.errors import Blocked, ConfigError, StoreUnavailable
 
 
 class StatusFile:
@@ -46,11 +49,13 @@ class StatusFile:
 
 
 class ServerStatus:
-    """The status of all memcache listeners together. A stricter one is told at once, and holds after `grace` seconds.
+    """The status that all listeners tell. A stricter one is told at once, and holds after `grace` seconds.
 
     While it is waited for, a further stricter one is ignored; a less strict one ends the wait and holds at once. It is
-    `level` at first; `keep` has it kept, and what cannot be kept does not come true.
+    `level` at first; `keep` has it kept, and what cannot be kept does not come true. `enforce` is told what holds.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -58,6 +63,7 @@ class ServerStatus:
         grace: float = 0.0,
         level: Level = Level.UP,
         keep: Callable[[Level], Deferred[None]] = lambda level: succeed(None),
+        enforce: Callable[[Level], None] = lambda level: None,
     ) -> None:
         self._clock = clock
         self._grace = grace
@@ -65,21 +71,29 @@ class ServerStatus:
         self._turn = DeferredLock()
         #: What is told.
         self.level = level
+        self._tell = enforce
         self._enforced = level
+        enforce(level)
         self._call: IDelayedCall | None = None
 
-    async def change(self, level: Level) -> None:
-        """An operator says so."""
+    @property
+    def holds(self) -> Level:
+        """What is enforced."""
+        return self._enforced
+
+    async def change(self, level: Level, asked: str, *, at_once: bool = False) -> None:
+        """An operator says so; the log names who `asked`. `at_once`: there is no grace."""
         await self._turn.acquire()
         try:
-            if level.value <= self.level.value or self._call is None:
+            if level.value <= self.level.value or self._call is None or at_once:
                 await self._keep(level)
-                self._change(level)
+                self._change(level, at_once)
+                self._log.info("{asked}: the server's status is {status}", asked=asked, status=level.name)
         finally:
             self._turn.release()
 
-    def _change(self, level: Level) -> None:
-        if level.value <= self.level.value:
+    def _change(self, level: Level, at_once: bool) -> None:
+        if at_once or level.value <= self.level.value:
             if self._call is not None:
                 self._call.cancel()
                 self._call = None
@@ -113,3 +127,4 @@ class ServerStatus:
 
     def _enforce(self, level: Level) -> None:
         self.level = self._enforced = level
+        self._tell(level)
