@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 from typing import NamedTuple, Self
 from urllib.parse import quote
 
@@ -23,19 +24,31 @@ class Gone(Exception):
     """The broker closed the connection, or the kernel did for it."""
 
 
+class Unwelcome(Gone):
+    """Nobody listens there."""
+
+
 class Refused(Exception):
     """The broker answered with an error."""
 
 
 class Wire:
-    """A connection to a port of 127.0.0.1; a context manager."""
+    """A connection to a port of 127.0.0.1, through TLS if need be; a context manager."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
         try:
             self._socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        except ConnectionRefusedError:
+            raise Unwelcome from None
         except ConnectionError:
             raise Gone from None
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            try:
+                self._socket = tls.wrap_socket(self._socket, server_hostname="localhost")
+            except (ConnectionError, ssl.SSLEOFError):
+                self._socket.close()
+                raise Gone from None
         self._held = bytearray()
 
     def __enter__(self) -> Self:
@@ -48,7 +61,7 @@ class Wire:
         """Send all of it; raises `Gone`."""
         try:
             self._socket.sendall(data)
-        except ConnectionError:
+        except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
             raise Gone from None
 
     def until(self, mark: bytes) -> bytes:
@@ -71,7 +84,7 @@ class Wire:
     def _more(self) -> None:
         try:
             data = self._socket.recv(65536)
-        except ConnectionError:
+        except (ConnectionError, ssl.SSLEOFError):
             raise Gone from None
         if not data:
             raise Gone
@@ -123,8 +136,8 @@ def frame(command: str, body: bytes = b"", **headers: str | int) -> bytes:
 class Stomp(Wire):
     """STOMP 1.2."""
 
-    def __init__(self, port: int) -> None:
-        super().__init__(port)
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(port, tls)
         self.send(b"CONNECT\naccept-version:1.2\nhost:localhost\n\n\0")
         self.next("CONNECTED")
 
