@@ -51,5 +51,5 @@ func main() {
 	fmt.Println(take("jobs/abort")) // => memcache: cache miss 0
 	fmt.Println(take("jobs/open"))  // => paint 0
 	fmt.Println(take("jobs/close")) // => memcache: cache miss 0
-	fmt.Println(take("jobs/t=100")) // => memcache: cache miss 0
+	fmt.Println(take("jobs/t=20"))  // => memcache: cache miss 0
 }
