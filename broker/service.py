@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import cast
 
@@ -49,9 +49,10 @@ from broker.core.level import Level
 from broker.core.stats import FrontStats
 from broker.core.store import IStore
 from broker.debug import Levels, on_quit
-from broker.errors import BrokerError, ConfigError, NotUpgraded
+from broker.errors import BrokerError, ConfigError
 from broker.gate import Gate, Wrapped
 from broker.http import guard
+from broker.http.administration import Upgrade, no_upgrade
 from broker.http.problem import Problem
 from broker.http.server import Site, make_site
 from broker.listen import Address, Connections, Described, Inherited, InUse, Way, parse
@@ -336,6 +337,7 @@ def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:
                 clock=of.reactor,
                 door=of.door.at(NAMES[wish.front]),
                 reload=of.reloading.reload,
+                upgrade=lambda asked: of.upgrade(asked),
                 save=of.settings.save,
                 levels=of.levels,
                 status=of.status,
@@ -436,10 +438,6 @@ class Front:
     end: Callable[[], object]
 
 
-async def _no_upgrade(asked: str) -> int:
-    raise NotUpgraded("it was not started by twistd")
-
-
 class BrokerService(service.Service):
     """The broker while the process runs: opens the store, then the ways in; closes them in order.
 
@@ -479,7 +477,7 @@ class BrokerService(service.Service):
         #: Another broker comes after this one: what it is left stays open.
         self.handing_on = False
         #: Hands on to a new process, for whoever is named; its id. Raises `NotUpgraded`.
-        self.upgrade: Callable[[str], Awaitable[int]] = _no_upgrade
+        self.upgrade: Upgrade = no_upgrade
         #: Why it could not be opened.
         self.failure = ""
         self._lock = lock

@@ -43,18 +43,17 @@ def main() -> None:
             if not module.name.startswith(NOT_SERVED):
                 importlib.import_module(module.name)
         _twistd(said, channel)
-    except SystemExit as end:
-        if isinstance(end.code, str):
-            _tell(channel, end.code.removeprefix("broker: "))
-        raise
     except BaseException as error:
-        _tell(channel, f"{type(error).__name__}: {error}")
-        raise
-
-
-def _tell(channel: socket.socket, reason: str) -> None:
-    if channel.fileno() >= 0:
+        if channel.fileno() < 0 or (isinstance(error, SystemExit) and not isinstance(error.code, str)):
+            raise
+        # The old process logs it; here it would be there twice.
+        reason = str(error).removeprefix("broker: ") if isinstance(error, SystemExit) else _words(error)
         channel.send(f"failed {' '.join(reason.split())}\n".encode()[:2000])
+        sys.exit(1)
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _twistd(said: dict[str, Any], channel: socket.socket) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from broker import __version__
 from broker.auth.secret import BadSecret
-from broker.cli import bench, channels, config, debug, flow, queues, replay, stage, store, subscribe, users
+from broker.cli import bench, channels, config, debug, flow, queues, replay, stage, store, subscribe, upgrade, users
 from broker.cli.client import BadUrl, Client, Refused, Unreachable
 from broker.cli.exits import Exit
 from broker.cli.output import as_json, unwritten, write
@@ -111,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     channels.add_parsers(commands, common, _count)
     replay.add_parsers(commands, common, _count)
     debug.add_parsers(commands, common)
+    upgrade.add_parser(commands, common)
     users.add_parser(commands)
     config.add_parser(commands)
     store.add_parsers(commands)

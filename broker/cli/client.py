@@ -97,10 +97,13 @@ class Client:
             if not after:
                 return found
 
-    def json(self, method: str, path: str, body: bytes | None = None) -> Any:
-        """Ask, with a body in JSON if there is one; what the answer says, None if it says nothing."""
+    def json(self, method: str, path: str, body: bytes | None = None, patience: int = 0) -> Any:
+        """Ask, with a body in JSON if there is one; what the answer says, None if it says nothing.
+
+        It may take `patience` seconds more than others.
+        """
         headers = {"Content-Type": "application/json"} if body is not None else None
-        _, _, answer = self._request(method, path, body, headers)
+        _, _, answer = self._request(method, path, body, headers, patience)
         try:
             return json.loads(answer) if answer else None
         except ValueError:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 
-from broker.errors import ConfigError, NothingToReload
+from broker.errors import ConfigError, NothingToReload, NotUpgraded
 from broker.http.call import Answer, Call, json
 from broker.http.problem import Problem
 
@@ -12,11 +13,21 @@ from broker.http.problem import Problem
 Reload = Callable[[str], Awaitable[object]]
 
 
-class Administration:
-    """``/reload``. Without a `reload` there is nothing to read."""
+#: Has a new process take over, for whoever is named; its id. Raises `NotUpgraded`.
+Upgrade = Callable[[str], Awaitable[int]]
 
-    def __init__(self, reload: Reload | None) -> None:
+
+async def no_upgrade(asked: str) -> int:
+    """Where there is no way to start another process."""
+    raise NotUpgraded("it was not started by twistd")
+
+
+class Administration:
+    """``/reload`` and ``/upgrade``. Without a `reload` there is nothing to read."""
+
+    def __init__(self, reload: Reload | None, upgrade: Upgrade) -> None:
         self._reload = reload
+        self._upgrade = upgrade
 
     async def reload(self, call: Call) -> Answer:
         """``POST /reload``: 200 with what has changed; 422 and why, if a file has a mistake and nothing has."""
@@ -26,3 +37,7 @@ class Administration:
             return json(200, await self._reload(f"{call.access.user.name} over HTTP"))
         except ConfigError as error:
             raise Problem(422, "bad-configuration", error.reason) from None
+
+    async def upgrade(self, call: Call) -> Answer:
+        """``POST /upgrade``: 202 with both processes, once the new one has shown that it could serve; else 409."""
+        return json(202, {"from": os.getpid(), "to": await self._upgrade(f"{call.access.user.name} over HTTP")})

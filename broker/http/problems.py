@@ -31,6 +31,7 @@ PROBLEMS: Mapping[str, str] = {
     "not-acceptable": "The answer does not exist in a form that `Accept` allows.",
     "not-found": "There is no such path, message or problem type.",
     "not-ready": "The broker cannot store messages now; `detail` says why.",
+    "not-upgraded": "No new process takes over; `detail` says why. The one that runs goes on.",
     "nothing-to-reload": "The broker was started without a configuration file and without a users file.",
     "overloaded": "The store cannot commit, or something else cannot be done in time. Nothing of the request was kept. "
     "Try again later.",

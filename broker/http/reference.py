@@ -262,6 +262,11 @@ DOCS: Mapping[Endpoint, Doc] = {
         "",
         {200: "what changed", 409: "there is no file", 422: "a file has a mistake; nothing changed"},
     ),
+    Endpoint.UPGRADE: Doc(
+        "have a new process of the code on disk take over",
+        "",
+        {202: "it could serve, and is about to", 409: "there is none that could; everything stays as it was"},
+    ),
     Endpoint.STATS: Doc("numbers", "", {200: "numbers"}),
     Endpoint.METRICS: Doc(
         "the same for Prometheus", "queue", {200: "numbers"}, ("text/plain", "application/openmetrics-text")

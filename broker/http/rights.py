@@ -111,6 +111,7 @@ def check(call: Call) -> None:
             access.check(Action.ADMIN, topic(match.topic))
         case (
             Endpoint.RELOAD
+            | Endpoint.UPGRADE
             | Endpoint.DEFINITIONS
             | Endpoint.APPLY_DEFINITIONS
             | Endpoint.DRAIN

@@ -75,6 +75,7 @@ class Endpoint(enum.Enum):
     OPENAPI = enum.auto()
     PROBLEM = enum.auto()
     RELOAD = enum.auto()
+    UPGRADE = enum.auto()
     STATS = enum.auto()
     METRICS = enum.auto()
     HEALTH = enum.auto()
@@ -141,6 +142,7 @@ ROUTES: Mapping[str, Mapping[str, Endpoint]] = {
     "/openapi.json": {"GET": Endpoint.OPENAPI},
     "/problems/{problem}": {"GET": Endpoint.PROBLEM},
     "/reload": {"POST": Endpoint.RELOAD},
+    "/upgrade": {"POST": Endpoint.UPGRADE},
     "/stats": {"GET": Endpoint.STATS},
     "/metrics": {"GET": Endpoint.METRICS},
     "/healthz": {"GET": Endpoint.HEALTH},

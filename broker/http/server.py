@@ -20,7 +20,7 @@ from broker.debug import Levels
 from broker.errors import BrokerError, Stopping
 from broker.http import guard, problem, rights, routes
 from broker.http.about import About
-from broker.http.administration import Administration, Reload
+from broker.http.administration import Administration, Reload, Upgrade, no_upgrade
 from broker.http.call import Answer, Call, Cancellable, Limits, Stream
 from broker.http.channels import Channels
 from broker.http.commit import Commit
@@ -65,6 +65,7 @@ def make_site(
     clock: IReactorTime | None = None,
     door: Door | None = None,
     reload: Reload | None = None,
+    upgrade: Upgrade = no_upgrade,
     save: Save = _forget,
     levels: Levels | None = None,
     status: ServerStatus | None = None,
@@ -75,8 +76,8 @@ def make_site(
     for ``/readyz`` why no messages are taken now; empty: they are. `hosts` are further names under which the server may
     be spoken to and from whose pages. What `identity` and `database` say is shown by ``/`` and ``/stats``; without an
     identity there is a new one each start. `door` knows who may come in and what he may do; without one everybody may
-    do everything. `reload` reads the broker's files again; `save` keeps what is configured here. `levels`
-    say what is logged, `status` is that of all listeners.
+    do everything. `reload` reads the broker's files again; `upgrade` has a new process take over; `save` keeps what is
+    configured here. `levels` say what is logged, `status` is that of all listeners.
     """
     limits = Limits(max_message_size)
     counts = Counts()
@@ -88,6 +89,7 @@ def make_site(
     status = status or ServerStatus(broker.clock, enforce=broker.status.become)
     streams, settings = Streams(broker), Settings(broker, save, status)
     replays = Replays(broker)
+    administration = Administration(reload, upgrade)
     debugging = Debugging(levels or Levels(), clock or broker.clock)
     about = About(
         broker,
@@ -148,7 +150,8 @@ def make_site(
         Endpoint.RESUME_ALL: settings.resume_all,
         Endpoint.OPENAPI: OpenAPI().show,
         Endpoint.PROBLEM: Problems().show,
-        Endpoint.RELOAD: Administration(reload).reload,
+        Endpoint.RELOAD: administration.reload,
+        Endpoint.UPGRADE: administration.upgrade,
         Endpoint.STATUS: settings.status,
         Endpoint.SET_STATUS: settings.set_status,
         Endpoint.DEBUG: debugging.show,

@@ -203,6 +203,7 @@ TABLE = (
         memcache=("flush_all", "flush_all_expired", "stats reset", "status up", "reload", "shutdown"),
         http=(
             "POST /reload",
+            "POST /upgrade",
             "GET /definitions",
             'PUT /definitions {"queues":{}}',
             "POST /resume",

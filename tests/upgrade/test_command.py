@@ -1,0 +1,119 @@
+"""``broker upgrade`` and SIGUSR2: what they say, and what they leave alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.crash.clients import Http, Memcache
+from tests.upgrade.support import Line
+
+BROKER = Path(sysconfig.get_path("scripts")) / "broker"
+CONFIGURATION = 'memcache = ["127.0.0.1:0"]\nstomp = ["off"]\nhttp = ["127.0.0.1:0"]\n'
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Iterator[Line]:
+    (tmp_path / "broker.toml").write_text(CONFIGURATION)
+    (tmp_path / "code").mkdir()
+    with Line(tmp_path, "--config=broker.toml", environment={"PYTHONPATH": str(tmp_path / "code")}) as line:
+        yield line
+
+
+def command(port: int) -> subprocess.CompletedProcess[str]:
+    arguments = [str(BROKER), "upgrade", "--url", f"http://127.0.0.1:{port}"]
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+
+
+def test_the_command_says_who_took_over_from_whom_and_messages_stay(line: Line) -> None:
+    ports, before = line.ports(), line.pid
+    with Memcache(ports["memcache"]) as wire:
+        wire.sets([("q", b"kept")])
+        assert wire.stored()
+    ended = command(ports["HTTP"])
+    assert ended.returncode == 0, ended.stderr + "".join(line.said)
+    line.follow()
+    assert ended.stdout.startswith(f"process {line.pid} has taken over from {before}, after ")
+    with Memcache(ports["memcache"]) as wire:
+        assert wire.get("q") == b"kept"
+    line.stop()
+    assert not (line.folder / "twistd.pid").exists()
+
+
+def test_what_is_broken_is_named_and_the_old_process_goes_on(line: Line) -> None:
+    ports, pid = line.ports(), line.pid
+    module = line.folder / "code" / "sitecustomize.py"
+    # As if the installed code were half of one version, half of another.
+    module.write_text("import sys, broker.notify\ndel broker.notify.Notifier\n")
+    with Memcache(ports["memcache"]) as wire:  # it stays open all the while
+        ended = command(ports["HTTP"])
+        assert ended.returncode == 3
+        assert "409" in ended.stderr
+        assert "ImportError: cannot import name 'Notifier' from 'broker.notify'" in ended.stderr
+        module.unlink()
+        (line.folder / "broker.toml").write_text(CONFIGURATION + "leese = 3\n")
+        line.signal()
+        said = line.until("SIGUSR2: no upgrade").string
+        assert "this process goes on: the new process cannot serve: " in said
+        assert "leese" in said
+        wire.sets([("q", b"1")])
+        assert wire.stored()
+    assert line.pid == pid
+    (line.folder / "broker.toml").write_text(CONFIGURATION)
+    line.upgrade()
+    with Http(ports["HTTP"]) as http:
+        assert http.waiting("q") == 1
+    assert "Traceback" not in "".join(line.said)
+
+
+def test_signals_in_bursts_make_one_upgrade_and_harm_nobody(line: Line) -> None:
+    ports, pid = line.ports(), line.pid
+    line.signal()
+    line.until("starting a new process")
+    for _ in range(5):
+        for number in (signal.SIGUSR2, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            line.signal(number)
+    line.until("SIGUSR2: no upgrade, this process goes on: an upgrade is under way already")
+    line.follow()
+    assert "".join(line.said).count("starting a new process") == 1
+    assert line.pid != pid
+    with Http(ports["HTTP"]) as http:
+        http.ask("GET", "/readyz", 200)
+    line.stop()
+
+
+def test_who_is_stopped_during_an_upgrade_stops(line: Line) -> None:
+    line.ports()
+    line.signal()
+    line.until("starting a new process")
+    line.stop()
+    assert "serves; this one ends" not in "".join(line.said)
+    assert not (line.folder / "twistd.pid").exists()
+
+
+def test_the_old_process_takes_the_data_back_if_the_new_one_dies_with_them(line: Line) -> None:
+    ports, pid = line.ports(), line.pid
+    # It is killed where it opens the store, when the old one has let it go.
+    (line.folder / "code" / "sitecustomize.py").write_text(
+        "import os, broker.storage.sqlite as sqlite\nsqlite.SQLiteStore.open = lambda self: os.kill(os.getpid(), 9)\n"
+    )
+    with Memcache(ports["memcache"]) as wire:
+        wire.sets([("q", b"1")])
+        assert wire.stored()
+    ended = command(ports["HTTP"])
+    assert ended.returncode == 3
+    assert f"failed, {pid} serves: its log says why" in ended.stderr
+    line.until("failed, taking back: signal 9 ended it")
+    line.until(r"#info\] ready")
+    with Memcache(ports["memcache"]) as wire:
+        assert wire.get("q") == b"1"
+    (line.folder / "code" / "sitecustomize.py").unlink()
+    line.upgrade()  # and what was taken back can be handed on
+    assert os.path.exists(f"/proc/{line.pid}")
+    line.stop()
