@@ -138,8 +138,12 @@ class Worker:
                 tries += 1
                 stopping.wait(min(0.05 * 2 ** min(tries, 10), LONGEST))
                 continue
-            if loans:
-                self._work(loans)
+            try:
+                if loans:
+                    self._work(loans)
+            except Exception:  # a mistake of ours must not end the worker; the leases end
+                log.exception("%s: %d inputs could not be worked on", self._stage.full_name, len(loans))
+                stopping.wait(LONGEST)
         self._link.close()
         self._polling.close()
 
@@ -173,7 +177,10 @@ class Worker:
         finally:
             with crew.lock:
                 crew.waiting.discard(link)
-        return loans_of(answer.body, answer.content_type, channel) if answer.status == 200 else []
+        try:
+            return loans_of(answer.body, answer.content_type, channel) if answer.status == 200 else []
+        except (ValueError, KeyError) as error:
+            raise Unreachable(f"what answers there is no broker: {error}") from None
 
     def _work(self, loans: list[Loan]) -> None:
         """Together what is tried for the first or second time, everything else one by one."""

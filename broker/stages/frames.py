@@ -103,9 +103,6 @@ class Blocks:
                 return
             self._missing, self.rest, data = _length(head), head, behind
 
-    def __bool__(self) -> bool:
-        return True
-
 
 def _length(head: bytes) -> int:
     for line in head.split(b"\r\n"):

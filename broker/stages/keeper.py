@@ -89,7 +89,7 @@ class Keeper:
             ops = [{"touch": {**loan.said, "timeout": loan.lease}} for loan in due]
             try:
                 results = self._link.request("POST", "/commit?atomic=0", {"ops": ops}).json()["results"]
-            except (Unreachable, Refused) as error:
+            except (Unreachable, Refused, KeyError, TypeError) as error:
                 log.warning("%d leases could not be touched: %s", len(due), error)
                 self._kept.update({loan.id: (loan, now + min(_AGAIN, loan.lease / 4)) for loan in due})
                 return

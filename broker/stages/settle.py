@@ -112,12 +112,12 @@ def unburied(stage: Stage, loan: Loan, reason: str) -> Unit:
     return Unit(loan, [{"nack": nack}], failure=reason)
 
 
-def commits(units: Iterable[Unit], most: int = MAX_OPS) -> list[list[Unit]]:
+def commits(units: Iterable[Unit]) -> list[list[Unit]]:
     """The units, as many together as one commit takes."""
     found: list[list[Unit]] = []
     ops = size = 0
     for unit in units:
-        if not found or ops + len(unit.ops) > MAX_OPS or size + unit.size > MAX_BYTES or len(found[-1]) >= most:
+        if not found or ops + len(unit.ops) > MAX_OPS or size + unit.size > MAX_BYTES:
             found.append([])
             ops = size = 0
         found[-1].append(unit)

@@ -32,7 +32,7 @@ from broker.stages.run import in_this_thread, placed, units
 from broker.stages.settle import Unit, Who, dead, failed
 from broker.stages.stage import ALONE_AFTER, Stage
 from broker.stages.verdict import Retry
-from broker.stages.watching import Alone, Ended, Hurry, Piped, Running
+from broker.stages.watching import Alone, Ended, Hurry, Piped, Running, Stop
 from broker.stages.wire import Loan
 
 log = logging.getLogger("broker.stages")
@@ -131,8 +131,8 @@ class Supervisor:
             if not self._stopping:
                 self._start(*planned[1:])
         for process in self._processes:
-            for stage, loans, since in process.running.values():
-                if loans and self._limits(stage) and now >= since + stage.timeout and not process.reason:
+            for stage, _, since in process.running.values():
+                if self._limits(stage) and now >= since + stage.timeout and not process.reason:
                     process.reason = f"took longer than {stage.timeout:g} s"
                     os.kill(process.pid, signal.SIGKILL)
             if self._stopping and now >= self._stopping + self._grace + _LATE:
@@ -166,6 +166,7 @@ class Supervisor:
             self._stopping = now
             self._planned.clear()
             for process in self._processes:
+                self._tell(process.pipe, Stop())
                 os.kill(process.pid, signal.SIGTERM)
         elif now > self._stopping + _TWICE:  # whoever says it twice does not want to wait
             self._grace = 0
@@ -207,7 +208,10 @@ class Supervisor:
             self._ended(process)
             return
         if isinstance(said, Running):
-            process.running[said.slot] = self._stages[said.stage], said.loans, time.monotonic()
+            if said.loans:
+                process.running[said.slot] = self._stages[said.stage], said.loans, time.monotonic()
+            else:
+                process.running.pop(said.slot, None)
             self._report.count(said.done, said.failed)
         elif isinstance(said, Alone):
             stage = self._stages[said.stage]
@@ -241,7 +245,7 @@ class Supervisor:
             if not self._stopping:
                 self._planned.append((time.monotonic() + after, process.stages, process.each))
 
-    def _tell(self, pipe: Connection, said: Ended | Hurry) -> None:
+    def _tell(self, pipe: Connection, said: Ended | Stop | Hurry) -> None:
         if not pipe.closed:
             with contextlib.suppress(OSError):  # it is dead too
                 pipe.send(said)

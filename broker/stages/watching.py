@@ -44,6 +44,11 @@ class Ended:
 
 
 @attrs.frozen
+class Stop:
+    """Take nothing more. A signal says the same; one that comes too soon is not heard."""
+
+
+@attrs.frozen
 class Hurry:
     """Give back what is not finished, now."""
 

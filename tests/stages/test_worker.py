@@ -121,12 +121,15 @@ def test_an_input_that_kills_its_process_runs_alone_before_it_is_dead(http: Http
 
 
 def test_sigterm_lets_what_was_begun_be_finished_and_takes_nothing_more(http: Http, tmp_path: Path) -> None:
-    program = SLOW + flow_of('"in", to="out"')
+    program = SLOW + flow_of('"in", to="out", concurrency=2')
     with Worker(http.url, tmp_path, program) as worker:
         http.put("in", 1)
         http.get("begun")
-        http.put("in", 2)
         worker.process.terminate()
+        # the other one, that waits, hears of it too
+        while any(one["kind"] == "waiting request" for one in http.ask("GET", "/channels/in/consumers")["consumers"]):
+            pass
+        http.put("in", 2)
         http.put("go", 1)
         assert worker.process.wait(20) == 0
     assert http.get("out") == [1]
