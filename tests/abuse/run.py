@@ -32,7 +32,7 @@ from tests.support import TWISTD
 PATIENCE = 15.0
 #: Seconds it may take to end, with all its clients gone.
 END = 30.0
-#: Bytes the broker may take more than at its start. It comes to rest at 250 to 350 MiB within three minutes, of which 40
+#: Bytes the broker may take more than at its start. It rests at 250 to 350 MiB within three minutes, 40 of which
 #: are objects, most of them queues that attackers have named; a third of the rest is what malloc keeps.
 MEMORY = 512 * 1024 * 1024
 #: Attackers at a time.
