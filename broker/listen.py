@@ -255,6 +255,11 @@ class Connections:
         transports = (getattr(protocol, "transport", None) for protocol in self._protocols)
         return [one for one in transports if one is not None and not getattr(one, "disconnected", False)]
 
+    def open(self) -> list[IProtocol]:
+        """Those that are not gone yet."""
+        there = {id(transport) for transport in self._transports()}
+        return [one for one in list(self._protocols) if id(getattr(one, "transport", None)) in there]
+
     def count(self) -> int:
         """Connections that are not gone yet."""
         return len(self._transports())

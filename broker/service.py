@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import cast
 
@@ -51,13 +51,16 @@ from broker.core.store import IStore
 from broker.debug import Levels, on_quit
 from broker.errors import BrokerError, ConfigError
 from broker.gate import Gate, Wrapped
+from broker.hello import shown
 from broker.http import guard
+from broker.http import tapped as http_tapped
 from broker.http.administration import Upgrade, no_upgrade
 from broker.http.problem import Problem
 from broker.http.server import Site, make_site
 from broker.listen import Address, Connections, Described, Inherited, InUse, Way, parse
 from broker.lock import Lock
 from broker.logs import begin_anew, bounded, in_json
+from broker.memcache import tapped as memcache_tapped
 from broker.memcache.dialect import DIALECTS
 from broker.memcache.server import MemcacheFactory
 from broker.notify import Notifier
@@ -67,6 +70,7 @@ from broker.reactor import install
 from broker.reload import Reloading
 from broker.settings import Settings
 from broker.status import ServerStatus, StatusFile
+from broker.stomp import tapped as stomp_tapped
 from broker.stomp.flavour import FLAVOURS
 from broker.stomp.server import StompFactory
 from broker.stomp.upgrade import WebSockets
@@ -74,6 +78,7 @@ from broker.stomp.wishes import Terms
 from broker.storage.memory import MemoryStore
 from broker.storage.sqlite import SQLiteStore
 from broker.succession import Estate, Left, take
+from broker.tap import Connection, Taps, Watch
 from broker.tls import Certificates, Secured, check_place
 from broker.tracing import TracedBroker, Tracing, provider, wanted
 from broker.upgrade import Generations
@@ -81,6 +86,12 @@ from broker.upgrade import Generations
 #: The fronts, in the order they open, and the ports they have on 127.0.0.1 unless told otherwise.
 DEFAULT_PORTS = {"memcache": 22122, "stomp": 61613, "http": 8989}
 NAMES = {"memcache": "memcache", "stomp": "STOMP", "http": "HTTP"}
+#: What shows what passes over a connection of each.
+WATCHES: dict[str, Watch] = {
+    "memcache": memcache_tapped.watch,
+    "stomp": stomp_tapped.watch,
+    "http": http_tapped.watch,
+}
 #: What open requests get to end when the broker stops (s). Whoever reads its replies more slowly is cut off.
 GRACE = 5.0
 
@@ -341,6 +352,7 @@ def _front(wish: Wish, way: Way, config: Config, of: BrokerService) -> Front:
                 save=of.settings.save,
                 levels=of.levels,
                 status=of.status,
+                taps=of.taps,
             )
             site.noisy = False
             pages = StompFactory(of.broker, max_message_size=size, clock=of.reactor, door=of.door.at(NAMES[wish.front]))
@@ -468,6 +480,8 @@ class BrokerService(service.Service):
         self.settings = Settings()
         #: What of each part is logged.
         self.levels = Levels()
+        #: What can be traced.
+        self.taps = Taps(reactor, broker.watching.watch, self._clients)
         #: What the broker does for clients at the moment.
         self.status = ServerStatus(reactor)
         #: systemd, or whoever else wants to know how the broker is.
@@ -503,6 +517,12 @@ class BrokerService(service.Service):
             known, its = found.get(front.name, FrontStats()), front.connections
             found[front.name] = FrontStats(known.connections + its.count(), known.connections_opened + its.total)
         return found
+
+    def _clients(self) -> Iterator[tuple[Watch, Connection, str]]:
+        """The connections, each with what watches it and where it comes from."""
+        for front in self.fronts:
+            for one in front.connections.open():
+                yield WATCHES[front.name], cast(Connection, one), shown(cast(Connection, one).transport.getPeer())
 
     def end(self, asked: str) -> None:
         """Stop the whole process, for whoever `asked`."""

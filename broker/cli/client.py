@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote, urlsplit
@@ -113,6 +114,23 @@ class Client:
         """What is there, as lines for people."""
         _, _, answer = self._request("GET", path)
         return answer.decode(errors="replace")
+
+    def lines(self, path: str) -> Iterator[str]:
+        """What comes, line by line, until the broker ends it; silence for a minute is the end, too."""
+        connection = self._connection
+        connection.timeout = LONGEST_WAIT + PATIENCE
+        try:
+            connection.request("GET", self._prefix + path, headers=self._identity | {"Accept": "application/x-ndjson"})
+            response = connection.getresponse()
+            if response.status != 200:
+                raise Refused(f"{response.status} {response.reason}")
+            for line in response:
+                if line.strip():
+                    yield line.decode(errors="replace").rstrip("\n")
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(getattr(error, "strerror", None) or str(error) or type(error).__name__) from None
+        finally:
+            connection.close()
 
     def _request(
         self,

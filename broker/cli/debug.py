@@ -1,4 +1,4 @@
-"""``broker status`` and ``broker debug``: whether a running broker serves, what it logs, and what it is doing."""
+"""``broker status``, ``trace`` and ``debug``: whether a broker serves, what it logs, and what it is doing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,23 @@ from broker.cli.output import as_json, print_lines, table, unwritten
 
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
-    """Add ``status`` and ``debug``."""
+    """Add ``status``, ``trace`` and ``debug``."""
+    trace = commands.add_parser(
+        "trace",
+        parents=[common],
+        help="show what passes over a connection, or becomes of a queue's messages",
+        description="Show, while it happens, what comes and goes over one connection, or is published to, delivered "
+        "from and settled in one queue, as an object of JSON a line. Secrets are hidden, bodies are cut.",
+    )
+    which = trace.add_mutually_exclusive_group(required=True)
+    which.add_argument("--queue", metavar="QUEUE")
+    which.add_argument(
+        "--connection", metavar="NAME", help="where it comes from, 192.0.2.1:50000, or its name in the log"
+    )
+    trace.add_argument("--seconds", metavar="S", default="60", help="so long (default: 60, at most 3600)")
+    trace.add_argument("--bytes", metavar="N", default="32", help="so much of each body (default: 32, at most 4096)")
+    trace.add_argument("--log", action="store_true", help="write it to the broker's log too")
+    trace.set_defaults(run=_trace, offline=False)
     status = commands.add_parser(
         "status",
         parents=[common],
@@ -61,6 +77,16 @@ def _status(client: Client, options: argparse.Namespace) -> int:
         said = client.json("PUT", f"/status?status={options.status}", b"{}")
     later = "" if said["holds"] == said["status"] else f" (soon; {said['holds']} until then)"
     return _printed([as_json(said) if options.json else f"{said['status']}{later}"])
+
+
+def _trace(client: Client, options: argparse.Namespace) -> int:
+    asked = {"queue": options.queue, "connection": options.connection, "seconds": options.seconds}
+    asked |= {"bytes": options.bytes, "log": str(int(options.log))}
+    query = urlencode({name: value for name, value in asked.items() if value is not None})
+    for line in client.lines(f"/debug/trace?{query}"):
+        if done := _printed([line]):
+            return done
+    return Exit.DONE
 
 
 def _on(client: Client, options: argparse.Namespace) -> int:

@@ -47,6 +47,7 @@ from broker.core.topic import Tell, listener
 from broker.core.transaction import Transaction
 from broker.core.unit import Unit
 from broker.core.wall import Wall
+from broker.core.watching import Watching
 from broker.core.window import Budget
 from broker.errors import BadValue, BrokerError
 
@@ -101,6 +102,8 @@ class Broker(Overview):
         self._freeing = Freeing(store, clock, self._retention)
         #: What is done at the moment for whoever asks.
         self.status = Status(self._publishing, self._supply)
+        #: The queues somebody looks into.
+        self.watching = Watching(clock, self._directory, self._supply)
         #: Jobs that put messages in again.
         self.replays = Replays(
             store,

@@ -64,6 +64,8 @@ class Directory:
         self.definitions = Definitions()
         #: Called with a queue that is in memory from now on, and with one that somebody speaks of by an id.
         self.woken: Callable[[Queue], None] = lambda queue: None
+        #: Called with a reader that has come to be, if anybody wants to know.
+        self.attached: Callable[[Reader], None] | None = None
         #: True after two crashes in a row: see `Queue.cautious`.
         self.cautious = False
         #: The readers of delayed messages, each the queue of its own slot.
@@ -406,6 +408,8 @@ class Directory:
         reader = self.readers[id] = Reader(id, queue, lane, self.budget, cursor)
         lane.readers.append(reader)
         queue.readers.append(reader)
+        if self.attached is not None:
+            self.attached(reader)
         return reader
 
     def locate(self, delivery_id: int) -> tuple[Reader, int] | None:

@@ -25,7 +25,7 @@ NAMES = frozenset(
     | {"at", "group", "to", "strict", "lease", "ack", "worker", "code", "attempt", "reason", "dead", "free", "atomic"}
     | {"follows"}
     | {"state", "since", "until", "body", "ids", "from", "credit", "flow", "dry_run", "undo", "prune", "config"}
-    | {"part", "level", "status"}
+    | {"part", "level", "status", "connection", "seconds", "bytes", "log"}
 )
 
 FORM = "application/x-www-form-urlencoded"

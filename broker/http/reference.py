@@ -25,7 +25,9 @@ PARAMETERS: Mapping[str, tuple[dict[str, Any], str]] = {
     "attempt": (_TEXT, "a name for this request: asked again with it, the same messages come again"),
     "atomic": (_FLAG, "`0`: each operation by itself, with its own result"),
     "body": (_FLAG, "`0`: without bodies"),
+    "bytes": ({"type": "integer", "minimum": 0, "maximum": 4096}, "how much of a body is shown; default 32"),
     "code": (_TEXT, "which version the worker runs"),
+    "connection": (_TEXT, "where it comes from, as `192.0.2.1:50000`, or what the log calls it"),
     "config": (_FLAG, "forget the channel too, with what it is bound to"),
     "credit": ({"type": "integer", "minimum": 1, "maximum": 1000}, "messages on loan at a time; default 10"),
     "dead": (_FLAG, "never deliver it again: to `dead_letter`, or dropped"),
@@ -47,6 +49,7 @@ PARAMETERS: Mapping[str, tuple[dict[str, Any], str]] = {
     ),
     "limit": ({"type": "integer", "minimum": 1}, "how many at most; not more than 1,000"),
     "linger": (_WHOLE, "seconds after which it is dropped; 0: never"),
+    "log": (_FLAG, "to the log too"),
     "match": (_TEXT, "a filter; only messages it is true of"),
     "msg": (_TEXT, "the message, as text/plain; it wins over the body"),
     "nowait": (_FLAG, "do not wait, whatever its value"),
@@ -56,6 +59,7 @@ PARAMETERS: Mapping[str, tuple[dict[str, Any], str]] = {
     "prune": (_FLAG, "end what is not named"),
     "queue": (_TEXT, "a pattern of names: `*` any run of characters, `?` any one"),
     "reason": (_TEXT, "why, for people"),
+    "seconds": ({"type": "integer", "minimum": 1, "maximum": 3600}, "how long; default 60"),
     "since": (_TEXT, "from this time on"),
     "status": (
         {"type": "string", "enum": ["up", "writeavoid", "draining", "readonly", "quiescent"]},
@@ -254,6 +258,12 @@ DOCS: Mapping[Endpoint, Doc] = {
     Endpoint.SET_STATUS: Doc("have it do so from now on, on all fronts", "status", {200: "the status"}),
     Endpoint.DEBUG: Doc("from which level on parts of the broker are logged", "", {200: "levels"}),
     Endpoint.SET_LOG_LEVEL: Doc("log a part from this level on", "part level", {200: "levels"}),
+    Endpoint.TRACE: Doc(
+        "what passes over one connection, or becomes of one queue's messages, while it happens",
+        "queue connection seconds bytes log",
+        {200: "events, or lines of JSON", 404: "there is no such connection"},
+        (EVENTS, "application/x-ndjson"),
+    ),
     Endpoint.STACK: Doc(
         "what every thread is doing now, and what the reactor has planned", "", {200: "lines"}, ("text/plain",)
     ),

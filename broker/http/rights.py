@@ -120,6 +120,7 @@ def check(call: Call) -> None:
             | Endpoint.DEBUG
             | Endpoint.SET_LOG_LEVEL
             | Endpoint.STACK
+            | Endpoint.TRACE
         ):
             access.check(Action.ADMIN, None)
         case Endpoint.MESSAGE:

@@ -72,6 +72,7 @@ class Endpoint(enum.Enum):
     DEBUG = enum.auto()
     SET_LOG_LEVEL = enum.auto()
     STACK = enum.auto()
+    TRACE = enum.auto()
     OPENAPI = enum.auto()
     PROBLEM = enum.auto()
     RELOAD = enum.auto()
@@ -139,6 +140,7 @@ ROUTES: Mapping[str, Mapping[str, Endpoint]] = {
     "/debug": {"GET": Endpoint.DEBUG},
     "/debug/log": {"PUT": Endpoint.SET_LOG_LEVEL},
     "/debug/stack": {"GET": Endpoint.STACK},
+    "/debug/trace": {"GET": Endpoint.TRACE},
     "/openapi.json": {"GET": Endpoint.OPENAPI},
     "/problems/{problem}": {"GET": Endpoint.PROBLEM},
     "/reload": {"POST": Endpoint.RELOAD},

@@ -43,6 +43,7 @@ from broker.http.streams import Streams
 from broker.http.topics import Topics
 from broker.http.workers import Workers
 from broker.status import ServerStatus
+from broker.tap import Taps
 
 #: Seconds without a byte after which a connection that owes us one is closed. Waiting for our answer does not count.
 IDLE = 60
@@ -69,6 +70,7 @@ def make_site(
     save: Save = _forget,
     levels: Levels | None = None,
     status: ServerStatus | None = None,
+    taps: Taps | None = None,
 ) -> Site:
     """The factory of the HTTP front.
 
@@ -77,7 +79,8 @@ def make_site(
     be spoken to and from whose pages. What `identity` and `database` say is shown by ``/`` and ``/stats``; without an
     identity there is a new one each start. `door` knows who may come in and what he may do; without one everybody may
     do everything. `reload` reads the broker's files again; `upgrade` has a new process take over; `save` keeps what is
-    configured here. `levels` say what is logged, `status` is that of all listeners.
+    configured here. `levels` say what is logged, `status` is that of all listeners,
+    `taps` are what can be traced.
     """
     limits = Limits(max_message_size)
     counts = Counts()
@@ -90,7 +93,7 @@ def make_site(
     streams, settings = Streams(broker), Settings(broker, save, status)
     replays = Replays(broker)
     administration = Administration(reload, upgrade)
-    debugging = Debugging(levels or Levels(), clock or broker.clock)
+    debugging = Debugging(levels or Levels(), taps or Taps(broker.clock, broker.watching.watch), clock or broker.clock)
     about = About(
         broker,
         surveyor,
@@ -157,6 +160,7 @@ def make_site(
         Endpoint.DEBUG: debugging.show,
         Endpoint.SET_LOG_LEVEL: debugging.set_level,
         Endpoint.STACK: debugging.stack,
+        Endpoint.TRACE: debugging.trace,
         Endpoint.STATS: about.stats,
         Endpoint.METRICS: Metrics(surveyor).metrics,
         Endpoint.HEALTH: about.health,

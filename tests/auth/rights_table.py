@@ -212,6 +212,7 @@ TABLE = (
             "GET /debug",
             "PUT /debug/log?level=info",
             "GET /debug/stack",
+            "GET /debug/trace?queue=Q",
         ),
     ),
     Row(

@@ -106,7 +106,7 @@ def test_lingers_client_understands_a_refusal(linger: BlockingLingerClient) -> N
 # -- one that asks everything
 
 #: Not asked: what has no end, and what would end the questions for all others.
-ENDLESS = ("/stream", "/drain", "/resume")
+ENDLESS = ("/stream", "/trace", "/drain", "/resume", "/status")
 #: Requests for each operation.
 EXAMPLES = 6
 

@@ -435,7 +435,7 @@ class ErrorTableTest(SynchronousTestCase):
             self.assertEqual((refused.message, refused.detail), (message, "why"))
         known = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)}
         # These cannot come of a frame: were one to, the client would learn nothing.
-        others = {errors.BrokerError, errors.ConfigError, errors.NothingToReload}
+        others = {errors.BrokerError, errors.ConfigError, errors.NothingToReload, errors.NotUpgraded}
         self.assertEqual(known - set(words), others)
         self.assertIsNone(refusal(errors.ConfigError("a path")))
         filtered = refusal(BadFilter("why", 3))

@@ -1,0 +1,67 @@
+"""One connection's frames, in both directions, for whoever looks for the cause of something."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from broker.stomp.connection import StompProtocol
+from broker.stomp.dialect import HANDSHAKE
+from broker.stomp.wire import Frame, FrameError, Limits, Parser, Repeated
+from broker.tap import Tapped, Tell, replaced, together
+
+#: What we send is never longer.
+_LIMITS = Limits(line=1024 * 1024, head=16 * 1024 * 1024, headers=10_000, body=1024 * 1024 * 1024)
+
+
+def watch(connection: StompProtocol, tell: Tell) -> Callable[[], None]:
+    """Tell what comes and goes, until what is given is called. Its methods are replaced meanwhile."""
+    parser = Parser(HANDSHAKE, _LIMITS)
+    gather, gather_ack, obey = connection._gather, connection._gather_ack, connection._obey
+    lost, transport = connection.connectionLost, connection._outbox._transport
+    readable = True
+
+    def came(frame: Frame) -> None:
+        tell("in", command=frame.command, headers=frame.headers, size=len(frame.body), body=frame.body)
+
+    def gathered(send: Repeated) -> bool:
+        taken = gather(send)
+        if taken:
+            came(send.frame)
+        return taken
+
+    def gathered_ack(frame: Frame) -> bool:
+        taken = gather_ack(frame)
+        if taken:
+            came(frame)
+        return taken
+
+    def obeyed(frame: Frame) -> None:
+        came(frame)
+        obey(frame)
+
+    def went(data: bytes) -> None:
+        nonlocal readable
+        try:
+            if readable:
+                parser.dialect = connection._parser.dialect
+                parser.feed(data)
+                while (frame := parser.take()) is not None:
+                    one = frame.frame if isinstance(frame, Repeated) else frame
+                    tell("out", command=one.command, headers=one.headers, size=len(one.body), body=one.body)
+        except FrameError:
+            readable = False  # it began in the middle of a frame
+            tell("out", unreadable=True, size=len(data))
+
+    def gone(reason: Any) -> None:
+        lost(reason)
+        tell("gone")
+
+    ends = [
+        replaced(connection, "_gather", gathered),
+        replaced(connection, "_gather_ack", gathered_ack),
+        replaced(connection, "_obey", obeyed),
+        replaced(connection, "connectionLost", gone),
+        replaced(connection._outbox, "_transport", Tapped(transport, went)),
+    ]
+    return together(ends)
