@@ -28,6 +28,7 @@ from twisted.python.components import Componentized
 from broker import successor
 from broker.config import MEMORY, Config
 from broker.errors import BrokerError, ConfigError, NotUpgraded
+from broker.storage import migrate
 from broker.succession import FAILED, GO, PREPARED, READY, Channel, Estate, Succession, to_json
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 
 #: Seconds the new process has to prove itself; a slow machine takes three.
 PROOF = 60.0
-#: Seconds it has to end when it has failed.
-END = 10.0
+#: Seconds it has to end when it has failed, or is stopped.
+END = 30.0
 
 _log = Logger()
 
@@ -128,6 +129,8 @@ class Generations(service.MultiService):
 
     def follow(self, before: Succession) -> None:
         """Be the one after another process's: prove that it can be, and wait for it. Raises `ConfigError`."""
+        if self._config.data != MEMORY:
+            migrate.check(self._config.data)
         self._renew(self._config, before.estate.anew(), True).let_go()
         self._before = before
         if self._twistd is not None:
@@ -156,6 +159,10 @@ class Generations(service.MultiService):
         except ConfigError as error:
             reason = error.reason
             _log.critical("cannot start: {reason}", reason=reason)
+            self._on_failure()
+        except Exception:
+            reason = "see the log"
+            _log.failure("cannot start")
             self._on_failure()
         if reason:
             channel.say(f"{FAILED} {reason}")
@@ -211,12 +218,15 @@ class Generations(service.MultiService):
                 raise NotUpgraded(why)
             assert self.current is not None
             self._under_way = "an upgrade is under way already"
+            self._ending = proving = Deferred[None]()
             try:
                 estate = self.current.estate()
                 following = await self._prove(asked, estate)
             except BaseException:
                 self._under_way = ""
                 raise
+            finally:
+                proving.callback(None)
         except NotUpgraded as error:
             _log.error("{asked}: no upgrade, this process goes on: {reason}", asked=asked, reason=error.reason)
             raise
@@ -311,7 +321,9 @@ class Generations(service.MultiService):
             if self._twistd is not None:
                 self._twistd["pidfile"] = ""  # it names the other one now
             self._next = None
-            if not self._is_stopping:
+            if self._is_stopping:
+                await deferToThread(_ended, following.process)
+            else:
                 self._reactor.stop()
             return
         why = await self._why(following, word)

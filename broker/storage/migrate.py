@@ -6,11 +6,13 @@ them all, so that an upgraded file cannot differ from a new one.
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 from contextlib import closing
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from pathlib import Path
 
 from broker.errors import ConfigError
 
@@ -32,6 +34,21 @@ def version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()[0])
 
 
+def check(path: str) -> None:
+    """Raise `ConfigError` for a file that is newer than this code, or no broker's; somebody may be using it."""
+    if not os.path.exists(path):
+        return
+    with closing(sqlite3.connect(f"{Path(path).as_uri()}?mode=ro", uri=True)) as connection:
+        _check(version(connection), max(scripts()))
+
+
+def _check(found: int, newest: int) -> None:
+    if found > newest:
+        raise ConfigError(
+            f"the data file has schema version {found}, written by a newer broker; this one reads up to {newest}"
+        )
+
+
 def upgrade(connection: sqlite3.Connection, path: str, steps: dict[int, str] | None = None) -> None:
     """Bring an open file to the newest version; before that, copy one that is older to ``<path>.v<version>``.
 
@@ -40,10 +57,7 @@ def upgrade(connection: sqlite3.Connection, path: str, steps: dict[int, str] | N
     steps = scripts() if steps is None else steps
     newest = max(steps)
     found = version(connection)
-    if found > newest:
-        raise ConfigError(
-            f"the data file has schema version {found}, written by a newer broker; this one reads up to {newest}"
-        )
+    _check(found, newest)
     if 0 < found < newest:
         with closing(sqlite3.connect(f"{path}.v{found}")) as copy:
             connection.backup(copy)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
+import sqlite3
 import subprocess
+import sys
 import sysconfig
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.crash.clients import Http, Memcache
-from tests.upgrade.support import Line
+from tests.support import TWISTD
+from tests.upgrade.support import PATIENCE, Line
 
+#: Seconds until whoever looks again and again gives up.
+LIMIT = 30.0
 BROKER = Path(sysconfig.get_path("scripts")) / "broker"
 CONFIGURATION = 'memcache = ["127.0.0.1:0"]\nstomp = ["off"]\nhttp = ["127.0.0.1:0"]\n'
 
@@ -24,6 +32,13 @@ def line(tmp_path: Path) -> Iterator[Line]:
     (tmp_path / "code").mkdir()
     with Line(tmp_path, "--config=broker.toml", environment={"PYTHONPATH": str(tmp_path / "code")}) as line:
         yield line
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LIMIT
+    while not holds():
+        assert time.monotonic() < deadline, "it never holds"
+        time.sleep(0.02)
 
 
 def command(port: int) -> subprocess.CompletedProcess[str]:
@@ -70,6 +85,54 @@ def test_what_is_broken_is_named_and_the_old_process_goes_on(line: Line) -> None
     with Http(ports["HTTP"]) as http:
         assert http.waiting("q") == 1
     assert "Traceback" not in "".join(line.said)
+
+
+def test_code_that_is_older_than_the_data_is_refused(line: Line) -> None:
+    line.ports()
+    with contextlib.closing(sqlite3.connect(line.folder / "broker.sqlite")) as connection:
+        connection.execute("UPDATE meta SET value = 99 WHERE key = 'schema_version'")
+        connection.commit()
+    line.signal()
+    line.until("no upgrade, this process goes on: the new process cannot serve: the data file has schema version 99")
+
+
+def test_in_the_background_the_process_file_names_who_serves(tmp_path: Path) -> None:
+    (tmp_path / "broker.toml").write_text(CONFIGURATION)
+    environment = dict(os.environ) | {"BROKER_STOCK_REACTOR": "1"}  # the other one, for once
+    command = [sys.executable, str(TWISTD), "--rundir=.", "broker", "--config=broker.toml"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=60)
+    pid = int((tmp_path / "twistd.pid").read_text())
+    try:
+        eventually(lambda: "#info] ready" in (tmp_path / "twistd.log").read_text())
+        os.kill(pid, signal.SIGUSR2)
+        eventually(lambda: int((tmp_path / "twistd.pid").read_text()) != pid)
+        eventually(lambda: not os.path.exists(f"/proc/{pid}"))
+        pid = int((tmp_path / "twistd.pid").read_text())
+        assert os.path.samefile(f"/proc/{pid}/cwd", tmp_path)
+        assert "EPollReactor" in (tmp_path / "twistd.log").read_text()
+        os.kill(pid, signal.SIGTERM)
+        eventually(lambda: not (tmp_path / "twistd.pid").exists())
+    finally:
+        if os.path.exists(f"/proc/{pid}"):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_systemd_is_told_whom_to_watch(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(str(tmp_path / "notify"))
+        told.settimeout(PATIENCE)
+        (tmp_path / "broker.toml").write_text(CONFIGURATION)
+        options = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "60000000"}
+        with Line(tmp_path, "--config=broker.toml", environment=options) as line:
+            line.ports()
+            line.upgrade()
+            said = b""
+            # The second: from who is listened to by then.
+            while b"MAINPID" not in said or b"READY=1" not in said.partition(b"MAINPID")[2]:
+                said += told.recv(4096) + b"\n"
+            assert f"MAINPID={line.pid}\n" in said.decode()
+            assert b"STOPPING" not in said
+            line.stop()
 
 
 def test_signals_in_bursts_make_one_upgrade_and_harm_nobody(line: Line) -> None:

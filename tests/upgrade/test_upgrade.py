@@ -14,7 +14,7 @@ def test_nobody_is_refused_and_nothing_is_lost_or_comes_back(
 ) -> None:
     run = Run(tmp_path)
     try:
-        run.go(3)
+        run.go(2)
     finally:
         with capsys.disabled():
             print("\n" + run.report())
