@@ -34,7 +34,7 @@ flow.run()
 CASES = {
     "one by one": FUNCTION.format(batch=1, concurrency=1, mode="thread"),
     "8 threads": FUNCTION.format(batch=1, concurrency=8, mode="thread"),
-    "batch 50": FUNCTION.format(batch=50, concurrency=2, mode="thread"),
+    "batch 50": FUNCTION.format(batch=50, concurrency=4, mode="thread"),
 }
 PROGRAMS = {
     "a process each": ["--concurrency=4", "--", "cat"],
