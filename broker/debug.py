@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import signal
 import sys
@@ -121,9 +122,9 @@ def _threads(main: FrameType | None) -> Iterator[str]:
 
 def _planned(reactor: IReactorTime) -> Iterator[str]:
     now = reactor.seconds()
-    calls = sorted(reactor.getDelayedCalls(), key=lambda call: call.getTime())
+    calls = reactor.getDelayedCalls()
     yield f"{len(calls)} calls planned"
-    for call in calls[:MAX_CALLS]:
+    for call in heapq.nsmallest(MAX_CALLS, calls, key=lambda call: call.getTime()):
         yield f"  in {call.getTime() - now:.3f} s: {_name_of(getattr(call, 'func', None))}"
     for what in ("Readers", "Writers"):
         their = getattr(reactor, f"get{what}", None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -48,14 +50,14 @@ def test_every_thread_is_shown_and_what_is_planned_without_values() -> None:
 
 def test_a_dump_is_bounded() -> None:
     clock = Clock()
-    for _ in range(10_000):
+    for _ in range(500):
         clock.callLater(1, planned, "")
 
     def deep(left: int) -> str:
         return deep(left - 1) if left else stack(clock)
 
     text = deep(500)
-    assert "10000 calls planned" in text
+    assert "500 calls planned" in text
     assert text.count(f"{planned.__module__}.planned") == MAX_CALLS
     assert MAX_FRAMES - 5 < text.count("in deep") <= MAX_FRAMES
 
@@ -75,3 +77,32 @@ def test_sigquit_writes_it_to_the_log_and_the_broker_goes_on(tmp_path: Path) -> 
         twistd.until("calls planned")
         twistd.process.send_signal(signal.SIGTERM)
         twistd.until("stopped")
+
+
+HANGS = """
+import sys
+from twisted.internet.task import Clock
+from twisted.logger import globalLogBeginner, textFileLogObserver
+from broker.debug import on_quit
+globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stdout)], redirectStandardIO=False)
+on_quit(Clock())
+def hangs():
+    print("now", flush=True)
+    while True:
+        pass
+hangs()
+"""
+
+
+def test_sigquit_shows_where_a_loop_hangs() -> None:
+    with subprocess.Popen([sys.executable, "-c", HANGS], stdout=subprocess.PIPE, text=True) as process:
+        watchdog = threading.Timer(Twistd.PATIENCE, process.kill)
+        watchdog.start()
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "now\n"
+            process.send_signal(signal.SIGQUIT)
+            assert any(line.strip().endswith("in hangs") for line in process.stdout)
+        finally:
+            watchdog.cancel()
+            process.kill()

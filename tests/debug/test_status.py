@@ -17,6 +17,8 @@ from broker.http.server import make_site
 from broker.memcache.server import MemcacheFactory
 from broker.status import ServerStatus
 from broker.stomp.server import StompFactory
+from tests.core.support import Bench, result, start
+from tests.core.test_failing_reads import Unreadable
 from tests.http.support import World, done
 from tests.memcache.support import Client as Memcache
 from tests.stomp.support import Client as Stomp
@@ -103,6 +105,23 @@ def test_who_polls_waits_on_while_quiescent() -> None:
     world.broker.status.become(Level.UP)
     done(world.broker.publish(queue("q"), Message(body=b"x")))
     assert done(taken).message.body == b"x"
+
+
+def test_who_asks_for_what_is_there_now_is_not_left_waiting_when_it_becomes_quiescent() -> None:
+    store = Unreadable()
+    bench = Bench(store)
+    result(bench.broker.publish(queue("q"), Message(body=b"x")))
+    bench.boot()
+    store.slow = True
+    asked = [start(ask("q")) for ask in (bench.broker.take, bench.broker.peek)]
+    bench.broker.status.become(Level.QUIESCENT)
+    for one in asked:
+        with pytest.raises(Blocked):
+            result(one)
+    store.answer()
+    bench.broker.status.become(Level.UP)
+    bench.turn()
+    assert bench.body("q") == b"x"
 
 
 def test_a_level_does_not_begin_anew_what_has_stopped() -> None:
