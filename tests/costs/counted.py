@@ -1,8 +1,8 @@
 """``twistd broker``, run as ``python -m tests.costs.counted``, that counts what it does.
 
-On SIGUSR2 it prints the numbers so far as a line of JSON. Counted are the calls of the kernel that the reactor's thread
-makes for its sockets, the statements SQLite was given and the steps of its virtual machine, the bytes it wrote to
-files, what the reactor's thread called, and the blocks of memory that are in use: all of them numbers that depend on
+On SIGRTMIN it prints the numbers so far as a line of JSON. Counted are the calls of the kernel that the reactor's
+thread makes for its sockets, the statements SQLite was given and the steps of its virtual machine, the bytes it wrote
+to files, what the reactor's thread called, and the blocks of memory that are in use: all of them numbers that depend on
 the code, and not on how fast the machine is.
 """
 
@@ -107,7 +107,7 @@ def main() -> None:
     vars(select)["epoll"] = Epoll
     vars(sqlite3)["connect"] = connect
     profile = cProfile.Profile()
-    signal.signal(signal.SIGUSR2, lambda *_: say(profile))
+    signal.signal(signal.SIGRTMIN, lambda *_: say(profile))
 
     from twisted.scripts.twistd import run
 

@@ -93,7 +93,7 @@ class Counted:
 
     def numbers(self) -> dict[str, float]:
         """All it has counted so far."""
-        self.process.send_signal(signal.SIGUSR2)
+        self.process.send_signal(signal.SIGRTMIN)
         while not (line := self._line()).startswith("counted "):
             pass
         found: dict[str, float] = json.loads(line.removeprefix("counted "))
