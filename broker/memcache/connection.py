@@ -244,7 +244,7 @@ class MemcacheProtocol(Protocol):
             self._outbox.free("pending")
             self._work()
 
-        _ = under_way.addErrback(self._failed, command.voice).addCallback(done)
+        _ = under_way.addErrback(self._failed, command.voice).addCallback(done).addErrback(self._broken)
 
     def _log_in(self, command: Command) -> None:
         """Obey nothing but a login."""
@@ -268,7 +268,7 @@ class MemcacheProtocol(Protocol):
             self._work()
 
         answered = Deferred.fromCoroutine(login.answer(command))
-        _ = answered.addErrback(self._failed, command.voice).addCallback(done)
+        _ = answered.addErrback(self._failed, command.voice).addCallback(done).addErrback(self._broken)
 
     def _entered(self, access: Access, voice: Voice) -> bytes:
         """The client has said who it is; what to tell it if it may not come in all the same."""
@@ -306,6 +306,12 @@ class MemcacheProtocol(Protocol):
             return reply
         self._log.failure("a memcache command of {peer} failed", failure, peer=self.peer)
         return voice.broken()
+
+    def _broken(self, failure: Failure) -> None:
+        """Nobody expected that; a client that waits for an answer that never comes must not wait for ever."""
+        self._log.failure("answering {peer} failed", failure, peer=self.peer)
+        self._ending = self._ending or "an error of ours"
+        cast(ITCPTransport, self.transport).abortConnection()
 
     def _log_unless_ours(self, failure: Failure) -> None:
         if not failure.check(BrokerError):

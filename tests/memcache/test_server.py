@@ -333,6 +333,15 @@ class TroubleTests(FrontTest):
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
         self.assertFalse(self.client.closed)
 
+    def test_a_client_whose_answer_cannot_be_written_is_cut_off_and_not_left_waiting(self) -> None:
+        def broken(data: bytes) -> None:
+            raise ZeroDivisionError
+
+        self.patch(self.client.protocol, "_write", broken)
+        self.client.send(b"stats\r\n")
+        self.assertTrue(self.client.transport.disconnecting or self.client.transport.disconnected)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
 
 class FlowTests(FrontTest):
     """Who sends faster than it is answered, or does not take its answers, is not read."""
