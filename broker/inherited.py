@@ -12,7 +12,7 @@ import socket
 from typing import cast
 
 from twisted.internet import unix
-from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint, _SystemdParser, serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorSocket
 
 from broker.errors import ConfigError
@@ -48,6 +48,11 @@ def parse(text: str, reactor: IReactorSocket) -> int:
         ) from None
     assert isinstance(endpoint, AdoptedStreamServerEndpoint)
     return cast(int, endpoint.fileno)
+
+
+def descriptors() -> list[int]:
+    """All that were left to this process. Twisted takes them out of the environment, and nobody else can say."""
+    return _SystemdParser._sddaemon.inheritedDescriptors()
 
 
 class _Port(unix.Port):

@@ -35,9 +35,9 @@ def main() -> None:
     channel = socket.socket(fileno=said["channel"])
     os.dup2(said["errors"], 2)
     os.close(said["errors"])
-    for name in ("LISTEN_PID", "WATCHDOG_PID"):
-        if name in os.environ:
-            os.environ[name] = str(os.getpid())
+    for of_whom, what in (("LISTEN_PID", "LISTEN_FDS"), ("WATCHDOG_PID", "WATCHDOG_PID")):
+        if what in os.environ:
+            os.environ[of_whom] = str(os.getpid())
     try:
         for module in pkgutil.walk_packages(broker.__path__, "broker."):
             if not module.name.startswith(NOT_SERVED):

@@ -25,7 +25,7 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
 from twisted.python.components import Componentized
 
-from broker import successor
+from broker import inherited, successor
 from broker.config import MEMORY, Config
 from broker.errors import BrokerError, ConfigError, NotUpgraded
 from broker.storage import migrate
@@ -56,15 +56,14 @@ class Start(NamedTuple):
 
     arguments: list[str]
     directory: str
-    #: How many sockets of systemd's are this process's, from descriptor 3 on.
-    systemd: int
+    #: The sockets of systemd's.
+    systemd: list[int]
 
     @classmethod
     def now(cls) -> Start:
         """As it is now."""
-        mine, count = os.environ.get("LISTEN_PID") == str(os.getpid()), os.environ.get("LISTEN_FDS", "")
         arguments = [shutil.which(sys.argv[0]) or os.path.abspath(sys.argv[0]), *sys.argv[1:]]
-        return cls(arguments, os.getcwd(), int(count) if mine and count.isdigit() else 0)
+        return cls(arguments, os.getcwd(), inherited.descriptors())
 
     @property
     def interpreter(self) -> str:
@@ -286,9 +285,8 @@ class Generations(service.MultiService):
         stderr = os.dup(2)
         try:
             environment = dict(os.environ) | {successor.VARIABLE: to_json(estate, channel, stderr)}
-            if not start.systemd:
-                environment.pop("LISTEN_FDS", None)
-            descriptors = [channel, stderr, *estate.descriptors, *range(3, 3 + start.systemd)]
+            environment |= {"LISTEN_FDS": str(len(start.systemd))} if start.systemd else {}
+            descriptors = [channel, stderr, *estate.descriptors, *start.systemd]
             command = [start.interpreter, "-P", "-m", successor.__name__, *start.arguments]
             return subprocess.Popen(
                 command, cwd=start.directory, env=environment, pass_fds=descriptors, stderr=errors.fileno()

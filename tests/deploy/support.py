@@ -14,7 +14,7 @@ from typing import Self
 from tests.support import TWISTD, Twistd
 
 #: Puts the descriptors it is given where sd_listen_fds(3) has them, says whose they are, and becomes the program.
-_LAUNCH = """
+LAUNCH = """
 import fcntl, os, sys
 given, program = [int(one) for one in sys.argv[1].split(",") if one], sys.argv[2:]
 for place, descriptor in enumerate([fcntl.fcntl(one, fcntl.F_DUPFD, 100) for one in given], 3):
@@ -38,7 +38,7 @@ class Activated(Twistd):
         descriptors = [one.fileno() for one in sockets.values()]
         twistd = [sys.executable, str(TWISTD), "--nodaemon", "--pidfile=", "--logfile=-", "broker", *options]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _LAUNCH, ",".join(map(str, descriptors)), *twistd],
+            [sys.executable, "-c", LAUNCH, ",".join(map(str, descriptors)), *twistd],
             cwd=folder,
             env={**os.environ, "LISTEN_FDNAMES": ":".join(sockets), **environment},
             pass_fds=descriptors,

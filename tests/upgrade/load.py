@@ -6,6 +6,7 @@ import ssl
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from urllib.parse import quote
 
 from tests.crash.clients import Gone, Http, Memcache, Refused, Stomp, Unwelcome, frame
@@ -226,12 +227,12 @@ KINDS: dict[str, list[type[Client]]] = {
 }
 
 
-def load(ports: dict[str, int], tls: ssl.SSLContext, ledger: Ledger) -> list[Client]:
-    """All clients, at work."""
+def load(ports: Mapping[str, int], tls: ssl.SSLContext, ledger: Ledger) -> list[Client]:
+    """The clients of all these fronts, at work."""
     clients = [
         kind(f"{kind.__name__} {where}", ports[where], tls if "TLS" in where else None, ledger)
-        for where, kinds in KINDS.items()
-        for kind in kinds
+        for where in ports
+        for kind in KINDS[where]
     ]
     for one in clients:
         one.start()

@@ -6,14 +6,17 @@ After each upgrade the clients work on for a moment; in the end everything is em
 from __future__ import annotations
 
 import argparse
+import contextlib
+import socket
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.test_tls import Authority
-from tests.upgrade.load import LEASE, Ledger, empty, load
+from tests.upgrade.load import LEASE, Client, Ledger, empty, load
 from tests.upgrade.support import Line
 
 #: Things all clients together have done between two upgrades.
@@ -22,12 +25,15 @@ BETWEEN = 500
 LIMIT = 30.0
 
 CONFIGURATION = """
-memcache = ["127.0.0.1:0", {{ listen = "127.0.0.1:0", {tls} }}]
-stomp = ["127.0.0.1:0", {{ listen = "127.0.0.1:0", {tls} }}]
-http = ["127.0.0.1:0", {{ listen = "127.0.0.1:0", {tls} }}]
+memcache = [{memcache}]
+stomp = [{stomp}]
+http = [{http}]
 [defaults]
 lease = {lease}
 """
+#: The fronts, with the names of systemd's sockets for them, plain and with TLS.
+FRONTS = {"memcache": "memcache", "stomp": "STOMP", "http": "HTTP"}
+ROOT = Path(__file__).parents[2]
 
 
 class Run:
@@ -39,35 +45,78 @@ class Run:
         self.lost: set[bytes] = set()
         self.took = 0.0
         self._folder = folder
+        self._authority = Authority(folder)
+        self._clients: list[Client] = []
 
     def go(self, upgrades: int) -> None:
         """So many upgrades."""
-        authority = Authority(self._folder)
-        certificate, key = authority.make("localhost")
-        tls = f'tls = {{ certificate = "{certificate}", key = "{key}" }}'
-        config = self._folder / "broker.toml"
-        config.write_text(CONFIGURATION.format(tls=tls, lease=LEASE * 1000))
-        with Line(self._folder, "--config", str(config)) as line:
-            ports = line.ports()
-            clients = load(ports, authority.client(), self.ledger)
-            try:
+        self._configure("127.0.0.1:0", "127.0.0.1:0")
+        with Line(self._folder, "--config=broker.toml") as line:
+            self._upgrade(line, line.ports(), upgrades)
+
+    def from_the_past(self, commit: str, upgrades: int) -> None:
+        """First from the code of this commit, which knows nothing of upgrades, with systemd's sockets; then so many."""
+        code = self._folder / "code"
+        code.mkdir()
+        archive = subprocess.run(["git", "archive", commit], cwd=ROOT, check=True, capture_output=True).stdout
+        subprocess.run(["tar", "-x", "-C", str(code)], input=archive, check=True)
+        with contextlib.ExitStack() as held:
+            sockets: dict[str, socket.socket] = {}
+            plain: dict[str, int] = {}
+            secured: dict[str, int] = {}
+            for front, name in FRONTS.items():
+                for ports, kept, called in ((plain, front, name), (secured, f"{front}-tls", f"{name} over TLS")):
+                    sockets[kept] = held.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1000))
+                    ports[called] = sockets[kept].getsockname()[1]
+            self._configure("systemd:domain=INET:name={front}", None)
+            environment = {"PYTHONPATH": str(code)}
+            options = ("--config=broker.toml", "--allow-anonymous")  # it does not know where those sockets are
+            with Line(self._folder, *options, sockets=sockets, environment=environment) as line:
+                line.ready()
+                self._begin(plain)
+                began = time.monotonic()
+                line.stop()
+            self._configure("systemd:domain=INET:name={front}", "systemd:domain=INET:name={front}-tls")
+            with Line(self._folder, "--config=broker.toml", sockets=sockets) as line:
+                line.ready()
+                self.took = time.monotonic() - began
+                self.upgrades += 1
+                self._upgrade(line, secured, upgrades, plain["HTTP"])
+
+    def _configure(self, plain: str, secured: str | None) -> None:
+        certificate, key = self._authority.make("localhost")
+        table = f'tls = {{ certificate = "{certificate}", key = "{key}" }}'
+        said = {}
+        for front in FRONTS:
+            said[front] = f'"{plain.format(front=front)}"'
+            if secured is not None:
+                said[front] += f', {{ listen = "{secured.format(front=front)}", {table} }}'
+        (self._folder / "broker.toml").write_text(CONFIGURATION.format(**said, lease=LEASE * 1000))
+
+    def _begin(self, ports: Mapping[str, int]) -> None:
+        self._clients += load(ports, self._authority.client(), self.ledger)
+        self._work()
+
+    def _upgrade(self, line: Line, ports: Mapping[str, int], upgrades: int, http: int = 0) -> None:
+        """Begin at these ports, too; upgrade; look what is there; end."""
+        try:
+            self._begin(ports)
+            for _ in range(upgrades):
+                began = time.monotonic()
+                line.upgrade()
+                self.took = max(self.took, time.monotonic() - began)
+                self.upgrades += 1
+                assert (self._folder / "twistd.pid").read_text() == str(line.pid)
                 self._work()
-                for _ in range(upgrades):
-                    began = time.monotonic()
-                    line.upgrade()
-                    self.took = max(self.took, time.monotonic() - began)
-                    self.upgrades += 1
-                    assert (self._folder / "twistd.pid").read_text() == str(line.pid)
-                    self._work()
-            finally:
-                for one in clients:
-                    one.is_over.set()
-                for one in clients:
-                    one.join(LIMIT)
-            assert not any(one.is_alive() for one in clients), "a client does not end"
-            self.lost = self.ledger.lost(empty(ports["HTTP"], self.ledger))
-            line.stop()
-            assert "Traceback" not in "".join(line.said), "".join(line.said)
+        finally:
+            for one in self._clients:
+                one.is_over.set()
+            for one in self._clients:
+                one.join(LIMIT)
+        assert not any(one.is_alive() for one in self._clients), "a client does not end"
+        self.lost = self.ledger.lost(empty(http or ports["HTTP"], self.ledger))
+        line.stop()
+        assert "Traceback" not in "".join(line.said), "".join(line.said)
 
     def _work(self) -> None:
         before, deadline = self.ledger.tally["done"], time.monotonic() + LIMIT
@@ -99,11 +148,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0: all is well."""
     parser = argparse.ArgumentParser(prog="script/upgrades", description=__doc__)
     parser.add_argument("--upgrades", metavar="N", type=int, default=20, help="how many (default: 20)")
+    parser.add_argument("--from", metavar="COMMIT", dest="commit", help="begin with the code of this commit")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder))
         try:
-            run.go(options.upgrades)
+            if options.commit:
+                run.from_the_past(options.commit, options.upgrades)
+            else:
+                run.go(options.upgrades)
         finally:
             print(run.report())
     for flaw in run.flaws[:100]:

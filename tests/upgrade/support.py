@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from tests.deploy.support import LAUNCH
 from tests.support import TWISTD
 
 #: Seconds until whoever waits for a line gives up.
@@ -19,18 +22,29 @@ SERVES = r"upgrade: process (\d+) serves; this one ends"
 
 
 class Line:
-    """``twistd broker`` in the foreground and who follows it: they share standard output. A context manager."""
+    """``twistd broker`` in the foreground and who follows it: they share standard output. A context manager.
 
-    def __init__(self, folder: Path, *options: str, environment: dict[str, str] | None = None) -> None:
+    `sockets` are left to it as systemd does, by their names.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        sockets: Mapping[str, socket.socket] = {},
+        environment: Mapping[str, str] = {},
+    ) -> None:
         self.folder = folder
-        command = [sys.executable, str(TWISTD), "--nodaemon", "--pidfile=twistd.pid", "--logfile=-", "broker", *options]
+        descriptors = [one.fileno() for one in sockets.values()]
+        twistd = [sys.executable, str(TWISTD), "--nodaemon", "--pidfile=twistd.pid", "--logfile=-", "broker", *options]
         self._first = subprocess.Popen(
-            command,
+            [sys.executable, "-c", LAUNCH, ",".join(map(str, descriptors)), *twistd],
             cwd=folder,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=dict(os.environ) | (environment or {}),
+            env={**os.environ, "LISTEN_FDNAMES": ":".join(sockets), **environment},
+            pass_fds=descriptors,
         )
         #: Who serves, or did last.
         self.pid = self._first.pid
@@ -66,10 +80,14 @@ class Line:
 
     def ports(self) -> dict[str, int]:
         """By front, those with TLS as ``memcache over TLS``; it accepts connections now."""
-        self.until(r"#info\] ready")
+        self.ready()
         text = "".join(self.said)
         found = re.findall(r"^broker: (\w+) on (tls://|https://|http://)?127.0.0.1:(\d+)$", text, re.MULTILINE)
         return {name + (" over TLS" if scheme in ("tls://", "https://") else ""): int(n) for name, scheme, n in found}
+
+    def ready(self) -> None:
+        """Wait until it accepts connections."""
+        self.until(r"#info\] ready")
 
     def signal(self, number: int = signal.SIGUSR2) -> None:
         """Send a signal to who serves."""
@@ -82,7 +100,9 @@ class Line:
 
     def follow(self) -> None:
         """Wait until another process has taken over."""
-        self.pid = int(self.until(SERVES)[1])
+        found = self.until(f"{SERVES}|no upgrade|failed, taking back")
+        assert found[1], found.string
+        self.pid = int(found[1])
 
     def stop(self) -> None:
         """SIGTERM to who serves, and wait until all have ended."""

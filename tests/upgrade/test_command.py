@@ -135,6 +135,19 @@ def test_systemd_is_told_whom_to_watch(tmp_path: Path) -> None:
             line.stop()
 
 
+def test_sockets_of_systemd_are_left_to_the_next_one_too(tmp_path: Path) -> None:
+    options = ("--memcache=systemd:domain=INET:name=memcache", "--stomp=off", "--http=off")
+    with socket.create_server(("127.0.0.1", 0)) as memcache:
+        with Line(tmp_path, *options, sockets={"memcache": memcache}) as line:
+            line.ready()
+            line.upgrade()
+            line.upgrade()
+            with Memcache(memcache.getsockname()[1]) as wire:
+                wire.sets([("q", b"1")])
+                assert wire.stored()
+            line.stop()
+
+
 def test_signals_in_bursts_make_one_upgrade_and_harm_nobody(line: Line) -> None:
     ports, pid = line.ports(), line.pid
     line.signal()
