@@ -39,9 +39,7 @@ def main() -> None:
         if what in os.environ:
             os.environ[of_whom] = str(os.getpid())
     try:
-        for module in pkgutil.walk_packages(broker.__path__, "broker."):
-            if not module.name.startswith(NOT_SERVED):
-                importlib.import_module(module.name)
+        _import_all()
         _twistd(said, channel)
     except BaseException as error:
         if channel.fileno() < 0 or (isinstance(error, SystemExit) and not isinstance(error.code, str)):
@@ -50,6 +48,18 @@ def main() -> None:
         reason = str(error).removeprefix("broker: ") if isinstance(error, SystemExit) else _words(error)
         channel.send(f"failed {' '.join(reason.split())}\n".encode()[:2000])
         sys.exit(1)
+
+
+def _import_all() -> None:
+    for module in pkgutil.walk_packages(broker.__path__, "broker."):
+        if module.name.startswith(NOT_SERVED):
+            continue
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            # An extra that is not installed; what is needed all the same is missed by the service, below.
+            if (error.name or "broker").partition(".")[0] == "broker":
+                raise
 
 
 def _words(error: BaseException) -> str:

@@ -248,9 +248,7 @@ class Generations(service.MultiService):
             return "the data are in memory only, and would be forgotten: stop it, and start it again"
         own = [name for name, bound in self.current.bound if bound is None]
         if own:
-            return (
-                f"{own[0]} is Twisted's own and cannot be handed on: name a port or host:port, with a tls table for TLS"
-            )
+            return f"{own[0]} cannot be handed on: let it be a port, host:port, with a tls table for TLS, or systemd's"
         return ""
 
     async def _prove(self, asked: str, estate: Estate) -> Next:

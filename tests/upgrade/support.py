@@ -107,9 +107,13 @@ class Line:
     def stop(self) -> None:
         """SIGTERM to who serves, and wait until all have ended."""
         self.signal(signal.SIGTERM)
+        self.wait()
+
+    def wait(self) -> int:
+        """Wait until all have ended; the status of the first."""
         self._reader.join(PATIENCE)
         assert self._is_over, "somebody has not ended"
-        self._first.wait(PATIENCE)
+        return self._first.wait(PATIENCE)
 
     def __enter__(self) -> Self:
         return self

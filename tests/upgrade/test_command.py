@@ -148,6 +148,40 @@ def test_sockets_of_systemd_are_left_to_the_next_one_too(tmp_path: Path) -> None
             line.stop()
 
 
+def test_the_old_process_ends_with_status_1_if_it_does_not_know_the_data_any_more(line: Line) -> None:
+    line.ports()
+    (line.folder / "code" / "sitecustomize.py").write_text(
+        "import os, sqlite3, broker.storage.sqlite as sqlite\n"
+        "def migrate(self):\n"
+        "    connection = sqlite3.connect('broker.sqlite')\n"
+        "    connection.execute('UPDATE meta SET value = 99 WHERE key = \"schema_version\"')\n"
+        "    connection.commit()\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "sqlite.SQLiteStore.open = migrate\n"
+    )
+    line.signal()
+    line.until("failed, taking back: signal 9 ended it")
+    line.until("cannot start: the data file has schema version 99, written by a newer broker")
+    assert line.wait() == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        ("--data=:memory:", "the data are in memory only"),
+        ("--http=unix:http", "unix:http cannot be handed on: let it be a port"),
+    ],
+)
+def test_what_cannot_be_handed_on_is_named(tmp_path: Path, option: str, reason: str) -> None:
+    with Line(
+        tmp_path, "--memcache=0", "--stomp=off", option, *(["--http=off"] if "http" not in option else [])
+    ) as line:
+        line.ready()
+        line.signal()
+        line.until(f"no upgrade, this process goes on: {reason}")
+        line.stop()
+
+
 def test_signals_in_bursts_make_one_upgrade_and_harm_nobody(line: Line) -> None:
     ports, pid = line.ports(), line.pid
     line.signal()
