@@ -17,6 +17,8 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReact
 
 from broker.errors import ConfigError
 
+#: Connections that may wait to be accepted: a fleet that reconnects at once. The kernel's net.core.somaxconn caps it.
+BACKLOG = 4096
 _wanted = re.compile(r"systemd:domain=(INET|INET6|UNIX):(name=[^:=]+|index=\d+)")
 
 
@@ -56,7 +58,12 @@ def descriptors() -> list[int]:
 
 
 class _Port(unix.Port):
-    """Twisted's, which takes a path for its own: it lets everybody write to it, and removes it in the end."""
+    """Twisted's, which takes a path for its own: it lets everybody write to it, and removes it in the end.
+
+    It would also shut the socket down, for whoever else has it, too.
+    """
+
+    _shouldShutdown = False
 
     def leave_path_alone(self, backlog: int) -> None:
         """Call it before it listens."""

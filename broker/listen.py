@@ -34,10 +34,10 @@ from zope.interface import implementer
 from broker import inherited
 from broker.config import Where
 from broker.errors import ConfigError
+from broker.inherited import BACKLOG
+from broker.unix import MODE, UnixPath
 
 OFF = "off"
-#: Connections that may wait to be accepted: a fleet that reconnects at once. The kernel's net.core.somaxconn caps it.
-BACKLOG = 4096
 
 _host_port = re.compile(r"(?:\[(?P<six>[^\]]*)\]|(?P<host>[^:]*)):(?P<port>\d+)")
 #: Endpoint types, which the first word of ``host:port`` is never taken for a host.
@@ -106,10 +106,6 @@ class Address:
             at = there.getsockname()
         return self.port > 0 and at in [one[4] for one in found]
 
-    def left(self, descriptor: int) -> Bound:
-        """The socket at this address that was made before."""
-        return Bound(inherited.duplicate(str(self), descriptor))
-
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
@@ -177,7 +173,11 @@ class Described:
         """Nothing was taken."""
 
 
-def parse(where: Where, reactor: IReactorSocket) -> Address | Inherited | Described | None:
+#: What somebody may wish for.
+Place = Address | Inherited | UnixPath | Described
+
+
+def parse(where: Where, reactor: IReactorSocket) -> Place | None:
     """What the user means by `where`; None for ``off``. Raises `ConfigError`."""
     text = str(where).strip()
     if text == OFF:
@@ -197,7 +197,7 @@ def _address(host: str, port: str, text: str) -> Address:
     return Address(host, int(port))
 
 
-def _endpoint(text: str, reactor: IReactorSocket) -> Address | Inherited | Described:
+def _endpoint(text: str, reactor: IReactorSocket) -> Place:
     kind, *fields = _unescaped_colon.split(text)
     if kind == "systemd":
         return Inherited(text, inherited.parse(text, reactor))
@@ -211,6 +211,8 @@ def _endpoint(text: str, reactor: IReactorSocket) -> Address | Inherited | Descr
         raise ConfigError(
             f'cannot listen on {text!r}: not a port, host:port, endpoint or "off" ({error})'.replace("\n", " ")
         ) from None
+    if kind == "unix" and fields and "=" not in fields[0] and not {*options} - {"mode", "backlog", "lockfile"}:
+        return UnixPath(text, fields[0].replace("\\:", ":"), int(options["mode"], 8) if "mode" in options else MODE)
     return Described(text, kind == "unix" or (kind in ("tcp", "tcp6", "ssl") and _is_loopback(host)))
 
 

@@ -57,7 +57,7 @@ from broker.http import tapped as http_tapped
 from broker.http.administration import Upgrade, no_upgrade
 from broker.http.problem import Problem
 from broker.http.server import Site, make_site
-from broker.listen import Address, Connections, Described, Inherited, InUse, Way, parse
+from broker.listen import Bound, Connections, Described, InUse, Place, Way, parse
 from broker.lock import Lock
 from broker.logs import begin_anew, bounded, in_json
 from broker.memcache import tapped as memcache_tapped
@@ -81,6 +81,7 @@ from broker.succession import Estate, Left, take
 from broker.tap import Connection, Taps, Watch
 from broker.tls import Certificates, Secured, check_place
 from broker.tracing import TracedBroker, Tracing, provider, wanted
+from broker.unix import UnixPath, UnixWay
 from broker.upgrade import Generations
 
 #: The fronts, in the order they open, and the ports they have on 127.0.0.1 unless told otherwise.
@@ -253,8 +254,7 @@ def build(
                 tell(f"broker: warning: {NAMES[wish.front]} is off, {error.reason}")
                 continue
             taken.callback(way.close)
-            handed = None if isinstance(bound, Described) else Left(wish.front, str(wish.place), bound.fileno())
-            result.bound.append((bound.name, handed))
+            result.bound.append((wish.front, wish.place, bound))
             if wish.trusted is not None:
                 # Wherever it listens, those who come to the proxy come in.
                 way = Wrapped(way, partial(Proxied, wish.trusted, reactor), local=False)
@@ -380,7 +380,7 @@ class Wish:
     """A listener somebody wants, or, when nobody `named` one, that is there by default."""
 
     front: str
-    place: Address | Inherited | Described
+    place: Place
     named: bool
     #: What more is said of it.
     said: MemcacheListener | StompListener | HttpListener | None = None
@@ -404,7 +404,7 @@ def _wishes(config: Config, reactor: IReactorSocket) -> list[Wish]:
 
 
 def _certificates(
-    front: str, place: Address | Inherited | Described, said: MemcacheListener | StompListener | HttpListener | None
+    front: str, place: Place, said: MemcacheListener | StompListener | HttpListener | None
 ) -> Certificates | None:
     """What the listener shows, read now; None: it speaks plain."""
     if said is None or said.tls is None:
@@ -486,8 +486,8 @@ class BrokerService(service.Service):
         self.status = ServerStatus(reactor)
         #: systemd, or whoever else wants to know how the broker is.
         self.notifier = Notifier(reactor, self.unready, {})
-        #: Of every listener its name, and the socket if that can be left to another process.
-        self.bound: list[tuple[str, Left | None]] = []
+        #: Every listener: its front, what was asked for, and what it has; all but Twisted's own can be left to others.
+        self.bound: list[tuple[str, Place, Bound | UnixWay | Described]] = []
         #: Another broker comes after this one: what it is left stays open.
         self.handing_on = False
         #: Hands on to a new process, for whoever is named; its id. Raises `NotUpgraded`.
@@ -531,7 +531,8 @@ class BrokerService(service.Service):
 
     def estate(self) -> Estate:
         """What another broker may have of it, while this one has it too."""
-        return Estate([left for _, left in self.bound if left], None if self._lock is None else self._lock.fileno())
+        left = [Left(f, str(asked), way.fileno()) for f, asked, way in self.bound if not isinstance(way, Described)]
+        return Estate(left, None if self._lock is None else self._lock.fileno())
 
     def let_go(self) -> None:
         """Keep nothing of that; the broker was handed on, or never begun."""
@@ -606,6 +607,11 @@ class BrokerService(service.Service):
             await deferToThread(self._audit.stop)
         if not self.handing_on:
             self.let_go()
+            for _, asked, way in self.bound:
+                if isinstance(asked, UnixPath) and (
+                    isinstance(way, Bound) or (isinstance(way, UnixWay) and way.is_made)
+                ):
+                    asked.remove()
             self.notifier.close()
         _log.info("handed on" if self.handing_on else "stopped")
 

@@ -19,14 +19,14 @@ from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from broker.listen import Address, Bound, Described, Inherited
+from broker import inherited
+from broker.listen import Address, Bound, Place
 from broker.lock import Lock
+from broker.unix import UnixPath
 
 PREPARED, GO, READY, FAILED = "prepared", "go", "ready", "failed"
 #: A line is cut there (bytes).
 MAX_LINE = 2000
-
-Place = Address | Inherited | Described
 
 
 class Left(NamedTuple):
@@ -52,12 +52,12 @@ class Estate:
 
     def bound(self, front: str, place: Place) -> Bound | None:
         """The socket for this wish of a front; None: there is none."""
-        if not isinstance(place, Address):  # systemd's come to every process of its own, in their own way
+        if not isinstance(place, Address | UnixPath):  # systemd's come to every process in their own way
             return None
         for one in self._free:
             if (one.front, one.asked) == (front, str(place)) or place.is_at(one.descriptor):
                 self._free.remove(one)
-                return place.left(one.descriptor)
+                return Bound(inherited.duplicate(str(place), one.descriptor))
         return None
 
     def locked(self, data: str) -> Lock | None:

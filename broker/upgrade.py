@@ -28,6 +28,7 @@ from twisted.python.components import Componentized
 from broker import inherited, successor
 from broker.config import MEMORY, Config
 from broker.errors import BrokerError, ConfigError, NotUpgraded
+from broker.listen import Described
 from broker.storage import migrate
 from broker.succession import FAILED, GO, PREPARED, READY, Channel, Estate, Succession, to_json
 
@@ -246,7 +247,7 @@ class Generations(service.MultiService):
             return "this is process 1, with which its container ends: start a new one instead"
         if self._config.data == MEMORY:
             return "the data are in memory only, and would be forgotten: stop it, and start it again"
-        own = [name for name, bound in self.current.bound if bound is None]
+        own = [way.name for _, _, way in self.current.bound if isinstance(way, Described)]
         if own:
             return f"{own[0]} cannot be handed on: let it be a port, host:port, with a tls table for TLS, or systemd's"
         return ""

@@ -79,6 +79,8 @@ def test_a_unix_sockets_file_keeps_its_mode_and_stays(tmp_path: Path) -> None:
             assert twistd.wait() == -signal.SIGTERM
         assert path.exists()
         assert "Traceback" not in twistd.said
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(os.fspath(path))  # who comes now waits for the next one
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sqlite3
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -169,7 +170,10 @@ def test_the_old_process_ends_with_status_1_if_it_does_not_know_the_data_any_mor
     ("option", "reason"),
     [
         ("--data=:memory:", "the data are in memory only"),
-        ("--http=unix:http", "unix:http cannot be handed on: let it be a port"),
+        (
+            "--http=tcp:0:interface=127.0.0.1:backlog=5",
+            "tcp:0:interface=127.0.0.1:backlog=5 cannot be handed on: let it be a port",
+        ),
     ],
 )
 def test_what_cannot_be_handed_on_is_named(tmp_path: Path, option: str, reason: str) -> None:
@@ -180,6 +184,23 @@ def test_what_cannot_be_handed_on_is_named(tmp_path: Path, option: str, reason: 
         line.signal()
         line.until(f"no upgrade, this process goes on: {reason}")
         line.stop()
+
+
+def test_a_unix_socket_is_left_to_the_next_one_too(tmp_path: Path) -> None:
+    path = tmp_path / "memcache"
+    with Line(tmp_path, "--memcache=unix:memcache:mode=600", "--stomp=off", "--http=off") as line:
+        line.ready()
+        before = path.stat()
+        assert stat.S_IMODE(before.st_mode) == 0o600
+        for _ in range(2):
+            line.upgrade()
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(str(path))
+                connection.sendall(b"version\r\n")
+                assert connection.recv(100).startswith(b"VERSION ")
+        assert path.stat().st_ino == before.st_ino
+        line.stop()
+    assert not path.exists()
 
 
 def test_signals_in_bursts_make_one_upgrade_and_harm_nobody(line: Line) -> None:
