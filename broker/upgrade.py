@@ -106,6 +106,7 @@ class Generations(service.MultiService):
         #: What twistd logs to, if it is not told otherwise; None: its own choice.
         self.log_observer: Callable[[], ILogObserver] | None = None
         self._before: Succession | None = None
+        self._to_before: Channel | None = None
         self._pidfile = ""
         self._next: Next | None = None
         #: What is going on, as whoever asks for it again is told; empty: nothing.
@@ -143,7 +144,7 @@ class Generations(service.MultiService):
             self._ending = Deferred.fromCoroutine(self._follow(self._before))
 
     async def _follow(self, before: Succession) -> None:
-        channel = Channel(self._reactor, before.channel)
+        self._to_before = channel = Channel(self._reactor, before.channel)
         channel.say(PREPARED)
         await channel.hear()
         if self._is_stopping:
@@ -164,8 +165,8 @@ class Generations(service.MultiService):
             reason = "see the log"
             _log.failure("cannot start")
             self._on_failure()
-        if reason:
-            channel.say(f"{FAILED} {reason}")
+        if reason or self._is_stopping:
+            channel.say(f"{FAILED} {reason or 'it was stopped'}")
             return
         self._name_process()
         channel.say(READY)
@@ -346,6 +347,8 @@ class Generations(service.MultiService):
         self._is_stopping = True
         if self._next is not None:
             self._next.process.terminate()
+        if self._to_before is not None:
+            self._to_before.close()  # who waits for our end is not waited for
         return maybeDeferred(super().stopService).addCallback(lambda _: self._ending)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -107,6 +108,10 @@ class Line:
     def stop(self) -> None:
         """SIGTERM to who serves, and wait until all have ended."""
         self.signal(signal.SIGTERM)
+        if self.pid == self._first.pid:
+            self._first.wait(PATIENCE)
+            with contextlib.suppress(OSError):  # it had handed on already
+                os.kill(int((self.folder / "twistd.pid").read_text()), signal.SIGTERM)
         self.wait()
 
     def wait(self) -> int:
