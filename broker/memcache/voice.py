@@ -79,6 +79,7 @@ ERRORS: dict[type[BrokerError], tuple[bytes, int]] = {
     errors.StoreUnavailable: (b"SERVER_ERROR", 0x86),
     errors.StoreRefused: (b"SERVER_ERROR", 0x84),
     errors.Stopping: (b"SERVER_ERROR", 0x86),
+    errors.NotUpgraded: (b"SERVER_ERROR", 0x86),
     errors.ConfigError: (b"SERVER_ERROR", 0x84),
     errors.NothingToReload: (b"SERVER_ERROR", 0x84),
     BadKey: (b"CLIENT_ERROR", 0x04),

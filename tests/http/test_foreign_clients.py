@@ -32,7 +32,7 @@ JSON = "application/json"
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where a broker's HTTP is."""
-    with Twistd(tmp_path_factory.mktemp("broker"), "--memcache=off", "--stomp=off") as twistd:
+    with Twistd(tmp_path_factory.mktemp("broker"), "--memcache=off", "--stomp=off", "--data=:memory:") as twistd:
         yield f"http://127.0.0.1:{twistd.ports()['HTTP']}"
         assert twistd.process.poll() is None
         twistd.process.terminate()
