@@ -139,3 +139,11 @@ def test_the_bar_says_how_far_it_is(replay: dict[str, Any], line: str) -> None:
 def test_the_end_says_what_was_not_put_in() -> None:
     done = shown(state="done", left=1, parked=2, undone=0)
     assert ending(done) == "replay 7 is done: 20 of 50 messages put in, 1 left, 2 parked"
+
+
+def test_some_time_ago_is_said_as_it_is_written_everywhere(url: str) -> None:
+    """To argparse ``-1h`` looks like an option."""
+    ask(url, "POST", "/topics/lately", b"x")
+    begun = ("replay", "run", "topic:lately", "queue:ago", "--since", "-1h", "--until", "-0s", "--dry-run")
+    assert "1 message" in said(url, *begun)
+    said(url, "browse", "ago", "--since", "-1h", status=1)  # there is nothing, which is not wrong usage

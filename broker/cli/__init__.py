@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -24,10 +25,25 @@ from broker.errors import ConfigError
 DEFAULT_URL = "http://127.0.0.1:8989"
 
 
+#: Some time ago, as the value of an option: ``--since -7d``.
+_ago = re.compile(r"-[0-9]{1,9}(ms|s|m|h|d)")
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """The same, with times like ``-7d`` joined to their option, which argparse would take for options themselves."""
+    joined: list[str] = []
+    for argument in arguments:
+        if _ago.fullmatch(argument) and joined and joined[-1] in ("--since", "--until"):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     if options.offline:
         return _offline(parser, options)
     try:
