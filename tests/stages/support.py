@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -77,14 +78,24 @@ class Worker:
     """A program that runs a flow, in a group of processes of its own."""
 
     def __init__(
-        self, url: str, folder: Path, program: str, *words: str, version: str = "v1", errors: Path | None = None
+        self,
+        url: str,
+        folder: Path,
+        program: str,
+        *words: str,
+        version: str = "v1",
+        errors: Path | None = None,
+        within: Sequence[str] = (),
     ) -> None:
-        """`program` follows ``from broker.stages import *``; it ends with the flow's `run`. `errors`: what it logs."""
+        """`program` follows ``from broker.stages import *``; it ends with the flow's `run`.
+
+        `errors`: where what it logs goes. `within`: the command that runs it somewhere else.
+        """
         script = folder / "flow.py"
         script.write_text("from broker.stages import *\nimport os\n" + textwrap.dedent(program))
         log = errors.open("a") if errors is not None else subprocess.PIPE
         self.process = subprocess.Popen(
-            [sys.executable, str(script), *words],
+            [*within, sys.executable, str(script), *words],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(ROOT), "BROKER_URL": url, "BROKER_FLOW_VERSION": version},
             stderr=log,
