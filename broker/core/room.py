@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING
 
 from broker.core.delivery import Delivery
@@ -18,7 +19,9 @@ class Room:
     __slots__ = ("_dropping", "_dropping_bytes", "_incoming_bytes", "_queue", "incoming")
 
     def __init__(self, queue: Queue) -> None:
-        self._queue = queue
+        # Weak, so that a queue that comes to rest is gone at once: a cycle waits for a full collection, of which there
+        # are few, and 10,000 queues take 30 MB.
+        self._queue: Queue = weakref.proxy(queue)
         #: Messages accepted and not yet committed.
         self.incoming = 0
         self._incoming_bytes = 0

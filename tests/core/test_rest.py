@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 
 from broker.core import supply
@@ -78,6 +81,21 @@ def test_of_very_many_those_used_longest_ago_come_to_rest_sooner(monkeypatch: py
     assert [bench.body(f"q{n}") for n in range(5)] == [None, b"a", b"a", b"a", b"a"]
     bench.turn(2)
     assert len(awake(bench)) == 3
+
+
+def test_a_queue_that_rests_is_gone_without_a_garbage_collection() -> None:
+    bench = Bench()
+    put(bench, "q", "a", "b")
+    assert bench.body("q") == b"a"
+    queue_ = weakref.ref(bench.broker._directory.queues["q"])
+    gc.collect()
+    gc.disable()
+    try:
+        bench.turn(LONG)
+        assert queue_() is None
+    finally:
+        gc.enable()
+    assert bench.body("q") == b"b"
 
 
 def test_a_policy_that_no_longer_lets_queues_go_is_followed() -> None:
