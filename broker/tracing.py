@@ -242,6 +242,12 @@ class TracedBroker(Broker):
         super().release(those)
         self._settled("release", those)
 
+    def lost(self, deliveries: Iterable[Delivery]) -> None:
+        """Their connection is gone."""
+        those = list(deliveries)
+        super().lost(those)
+        self._settled("nack", those)
+
     def settle(self, delivery_id: int) -> Deferred[None]:
         """Settle by id."""
         found = self.find(delivery_id)

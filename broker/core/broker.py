@@ -403,6 +403,10 @@ class Broker(Overview):
         """Give back without counting as failed, of very many the first now; those no longer on loan are passed over."""
         self._settlement.release(deliveries)
 
+    def lost(self, deliveries: Iterable[Delivery]) -> None:
+        """The same for a connection that was lost with them: each delivery counts as failed."""
+        self._settlement.release(deliveries, lost=True)
+
     def settle(self, delivery_id: int) -> Deferred[None]:
         """Settle by id, waiting or on loan to anybody; fires when it is on disk. `NotFound` if there is none."""
         return self._settlement.settle(delivery_id)

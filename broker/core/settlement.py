@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import groupby
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -44,7 +45,7 @@ class Settlement:
     _supply: Supply
     _stats: BrokerStats
     #: Still to be given back, in later reactor turns.
-    _returning: deque[Delivery] = attrs.field(factory=deque, init=False)
+    _returning: deque[tuple[Delivery, bool]] = attrs.field(factory=deque, init=False)
     _return: IDelayedCall | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -88,31 +89,34 @@ class Settlement:
         self._changed(_queues(acked))
         return self._journal.durable()
 
-    def release(self, deliveries: Iterable[Delivery]) -> None:
-        """`Broker.release`."""
-        self._returning.extend(deliveries)
+    def release(self, deliveries: Iterable[Delivery], *, lost: bool = False) -> None:
+        """`Broker.release`, and (`lost`) `Broker.lost`."""
+        self._returning.extend((delivery, lost) for delivery in deliveries)
         if self._return is None:
             self._give_back_some()
 
     def _give_back_some(self) -> None:
         self._return = None
-        some = min(_MAX_GIVEN_BACK, len(self._returning))
-        self.give_back([self._returning.popleft() for _ in range(some)], counted=False)
+        self._give_back_first(_MAX_GIVEN_BACK)
         if self._returning:
             self._return = self._clock.callLater(0, self._give_back_some)
+
+    def _give_back_first(self, count: int) -> None:
+        first = [self._returning.popleft() for _ in range(min(count, len(self._returning)))]
+        for lost, some in groupby(first, key=lambda one: one[1]):
+            self.give_back([delivery for delivery, _ in some], counted=lost, reason="connection lost" if lost else "")
 
     def stop(self) -> None:
         """What is still to be given back is, at once: the store is to know."""
         if self._return is not None:
             self._return.cancel()
             self._return = None
-        self.give_back(self._returning, counted=False)
-        self._returning.clear()
+        self._give_back_first(len(self._returning))
 
     def give_back(
         self, deliveries: Iterable[Delivery], *, counted: bool, reason: str = "", delay: int | None = None
     ) -> None:
-        """`Broker.nack` (`counted`), and what `release` does piece by piece."""
+        """`Broker.nack`, and what `release` does piece by piece."""
         given = []
         for delivery in deliveries:
             if not delivery.on_loan:

@@ -84,7 +84,7 @@ class Consuming:
         if all_of_it:
             _ = self._broker.ack([delivery]).addErrback(lambda _: None)  # the journal goes on trying
         else:
-            self._broker.nack([delivery], reason="connection lost")
+            self._broker.lost([delivery])
 
     async def peek(self, call: Call) -> Answer:
         """``HEAD /channels/C``: what a GET with ``nowait`` would bring, left where it is."""
@@ -140,7 +140,7 @@ class Consuming:
 
     def _lost(self, taken: list[Delivery]) -> None:
         """A client that is gone before it has the whole answer does not keep its messages for a lease."""
-        self._broker.nack(taken, reason="connection lost")
+        self._broker.lost(taken)
 
     # -- by id
 

@@ -74,7 +74,7 @@ class Streams:
                 call.access.free(granted)
                 unsettled = list(subscription.unsettled)
                 if call.gone or reader.slow:
-                    broker.nack(unsettled, reason="connection lost")
+                    broker.lost(unsettled)
                 else:
                     broker.release(unsettled)
 

@@ -173,7 +173,7 @@ class Reads:
         held = [*self.unsent, *(delivery for reads in self._open.values() for delivery in reads)]
         self.unsent = []
         self._open.clear()
-        self._broker.nack(held, reason="connection lost")
+        self._broker.lost(held)
         return len(held)
 
     def give_back(self) -> None:

@@ -214,7 +214,7 @@ class Session:
         self._settling.end()
         left = self._subscriptions.end()
         if counted:
-            self._broker.nack(left, reason="connection lost")
+            self._broker.lost(left)
         else:
             self._broker.release(left)
         self._temporaries.end()

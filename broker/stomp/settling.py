@@ -154,7 +154,7 @@ class Settling:
 
         def failed(failure: Failure) -> Failure:
             if self._ended:
-                self._broker.nack(transaction.deliveries(), reason="connection lost")
+                self._broker.lost(transaction.deliveries())
             else:
                 transaction.put_back()
             return failure

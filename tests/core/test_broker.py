@@ -353,18 +353,20 @@ def test_what_a_gone_subscription_had_stays_on_loan_until_it_is_given_back(bench
     assert bench.body("q") == b"1"
 
 
-def test_a_connection_that_is_lost_gives_a_bounded_number_back_in_one_turn(bench: Bench) -> None:
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_connection_that_ends_gives_a_bounded_number_back_in_one_turn(bench: Bench, lost: bool) -> None:
     subscription, got = subscribe(bench, "q", prefetch=10_000)
     publish(bench, "q", *(f"{n}" for n in range(2_500)))
     bench.turn()
     bench.broker.unsubscribe(subscription)
-    bench.broker.release(got)
+    (bench.broker.lost if lost else bench.broker.release)(got)
     assert bench.broker.queue_stats("q").on_loan == 1_500
     bench.turn()
     assert bench.broker.queue_stats("q").on_loan == 0
     _, again = subscribe(bench, "q", prefetch=10_000)
     bench.turn()
     assert bodies(again) == bodies(got)
+    assert {one.attempts for one in again} == {int(lost)}
 
 
 def test_whoever_stops_gives_everything_back_at_once(bench: Bench) -> None:
