@@ -536,7 +536,7 @@ class Broker(Overview):
         hidden = self._directory.is_alias(Destination(Kind.QUEUE, queue))
         return None if hidden else self._directory.find(queue)
 
-    def _committed(self, queues: set[Queue]) -> None:
+    def _committed(self, queues: Iterable[Queue]) -> None:
         for queue in queues:
             self._supply.changed(queue)
         self._publishing.waiting.room()

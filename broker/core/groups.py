@@ -6,6 +6,7 @@ given back. A message that failed and is held back for a while keeps its group b
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import attrs
@@ -30,7 +31,7 @@ class Groups:
     def __init__(self) -> None:
         self._holds: dict[str, _Hold] = {}
         #: Groups passed over because their holder had no credit.
-        self._starved: dict[Subscription, set[str]] = {}
+        self._starved: dict[Subscription, dict[str, None]] = {}
 
     def allows(self, group: str, line: object) -> bool:
         """True if somebody in `line` may get a message of this group now."""
@@ -41,7 +42,7 @@ class Groups:
         if holder is None or holder.closed or holder.line is not line:
             return False
         if holder.credit <= 0:
-            self._starved.setdefault(holder, set()).add(group)
+            self._starved.setdefault(holder, {})[group] = None
             return False
         return True
 
@@ -70,6 +71,6 @@ class Groups:
         if not hold.count:
             del self._holds[group]
 
-    def credited(self, subscription: Subscription) -> set[str]:
+    def credited(self, subscription: Subscription) -> Iterable[str]:
         """The groups that waited for this consumer's credit."""
-        return self._starved.pop(subscription, set())
+        return self._starved.pop(subscription, ())

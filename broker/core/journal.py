@@ -14,7 +14,7 @@ What is told by a commit is told after the next one has been started.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -93,7 +93,7 @@ class Journal:
         clock: IReactorTime,
         definitions: Definitions,
         allowance: Callable[[bool], int],
-        committed: Callable[[set[Queue]], None],
+        committed: Callable[[Iterable[Queue]], None],
     ) -> None:
         self._store = store
         self._clock = clock
@@ -320,7 +320,8 @@ class Journal:
             self._well()
         for reader, mark in sealed.facts.claims.items():
             reader.reserved = mark
-        queues: set[Queue] = {reader.queue for reader in sealed.facts.claims}
+        # Queues are served in the order in which they had something to commit, not in that of their addresses.
+        queues = {reader.queue: None for reader in sealed.facts.claims}
         unseen = sealed.unseen
         for lane, size in sealed.lanes:
             messages = sealed.group.parts[lane.id]
@@ -334,7 +335,7 @@ class Journal:
                 for low, high in unseen.get(reader.id, ()):
                     reader.bits.add_range(low, high)
                     reader.bytes -= sum(message.size for message in messages[low - base : high - base])
-                queues.add(reader.queue)
+                queues[reader.queue] = None
         for follower, low, high in sealed.followed:
             follower.follow(low, high)
         self._end(sealed.units, True)

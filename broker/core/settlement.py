@@ -149,7 +149,7 @@ class Settlement:
                 raise NotFound(f"message {delivery.message_id} is not on loan")
         return held
 
-    def _given(self, queues: set[Queue]) -> None:
+    def _given(self, queues: Iterable[Queue]) -> None:
         """Loans of these queues ended otherwise than well."""
         for queue in queues:
             self._supply.flush(queue)
@@ -303,7 +303,7 @@ class Settlement:
             raise NotFound("message not found")
         return located
 
-    def _changed(self, queues: set[Queue]) -> None:
+    def _changed(self, queues: Iterable[Queue]) -> None:
         for queue in queues:
             self._supply.changed(queue)
 
@@ -347,14 +347,14 @@ class Settlement:
         shown = [delivery for delivery in deliveries if delivery.delayed]
         for delivery in shown:
             delivery.reader.queue.shown(delivery)
-        self._given({delivery.reader.queue for delivery in shown})
+        self._given(_queues(shown))
 
 
-def _queues(deliveries: Iterable[Delivery]) -> set[Queue]:
+def _queues(deliveries: Iterable[Delivery]) -> dict[Queue, None]:
     """Where something may be delivered now that these loans are over: what somebody has credit for may be elsewhere."""
-    queues = set()
+    queues: dict[Queue, None] = {}  # in the order of the loans
     for delivery in deliveries:
-        queues.add(delivery.reader.queue)
+        queues[delivery.reader.queue] = None
         if delivery.subscription is not None and delivery.subscription.siblings:
-            queues.update(sibling.queue for sibling in delivery.subscription.siblings)
+            queues.update((sibling.queue, None) for sibling in delivery.subscription.siblings)
     return queues

@@ -215,6 +215,23 @@ def test_those_who_wait_are_served_in_order(bench: Bench) -> None:
     assert bodies([d for d in (result(first), result(second)) if d]) == [b"1", b"2"]
 
 
+def test_queues_of_one_commit_are_served_in_the_order_in_which_they_were_published_to(bench: Bench) -> None:
+    names = [f"q{number * 37 % 40}" for number in range(40)]
+    served: list[str] = []
+    for name in names:
+        result(bench.broker.publish(queue(name), text("first")))
+        bench.broker.subscribe(queue(name), lambda delivery: served.append(delivery.queue), prefetch=9)
+    bench.turn()
+    served.clear()
+    bench.memory.hold = True
+    _ = bench.broker.publish(queue("before"), text("whose commit is held"))
+    for name in names:
+        _ = bench.broker.publish(queue(name), text("second"))
+    bench.memory.release_commit()
+    bench.memory.release_commit()
+    assert served == names
+
+
 def test_waiting_ends_with_nothing_after_its_time(bench: Bench) -> None:
     taken = start(bench.broker.take("q", wait=5))
     bench.turn(4.9)
