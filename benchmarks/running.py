@@ -194,12 +194,26 @@ def _swept(case: Sweep, how: How) -> list[Row]:
         server = there[case.server]
         for point in case.points:
             _prepare(server, point, how)
+            _warm(server, point, how)
         for turn in range(rounds):
             for point in case.points if turn % 2 == 0 else reversed(case.points):
                 if turn and point.waiting and "puts=" not in point.load.settings and "both=" not in point.load.settings:
                     _prepare(server, point, how)  # what waited was taken
                 found[point.x].append(once(how, server, point.load))
     return [{"x": x, "server": case.server.name, **middle(rows)} for x, rows in found.items()]
+
+
+def _warm(server: Server, point: Point, how: How) -> None:
+    """A short run for caches, files and compilers to be warm; every queue that the point uses is made by it.
+
+    What only takes is not run: it would take what is prepared for the measurement.
+    """
+    settings = dict(word.split("=", 1) for word in point.load.settings.split())
+    if {"puts", "both"} & set(settings):
+        once(attrs.evolve(how, seconds=0.3), server, point.load)
+    if queues := int(settings.get("queues", 0)):
+        every = attrs.evolve(point.load, settings=f"{point.load.settings} count={queues} seconds=30")
+        once(how, server, every)
 
 
 def _prepare(server: Server, point: Point, how: How) -> None:
