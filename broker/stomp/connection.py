@@ -32,7 +32,7 @@ from broker.stomp.errors import Refused, error_frame, refusal
 from broker.stomp.handshake import Agreed, agree
 from broker.stomp.heartbeat import Heartbeat
 from broker.stomp.session import Session
-from broker.stomp.wire import Frame, FrameError, Parser, Repeated, encode
+from broker.stomp.wire import Acks, Frame, FrameError, Parser, Repeated, encode
 
 if TYPE_CHECKING:
     from broker.stomp.server import StompFactory
@@ -185,6 +185,9 @@ class StompProtocol(Protocol):
                     if self._gather(frame):
                         continue
                     frame = frame.frame
+                elif isinstance(frame, Acks):
+                    self._gather_acks(frame)
+                    continue
                 elif frame is not None and frame.command == "ACK" and self._gather_ack(frame):
                     continue
                 self._put_in()
@@ -229,10 +232,23 @@ class StompProtocol(Protocol):
         except Exception as error:
             self._put_in()
             self._refuse(error, frame)
-        self._acks += 1
-        if self._acks == MAX_ACKS:
-            self._put_in()
+        self._count_acks(1)
         return True
+
+    def _gather_acks(self, acks: Acks) -> None:
+        """Settle them together; one after the other if one of them is not as it should be."""
+        assert self._session is not None
+        if self._session.gather_acks(acks):
+            self._count_acks(len(acks.numbers))
+            return
+        for frame in acks.frames:
+            if not self._gather_ack(frame):
+                return  # one of them was refused, and that was the end
+
+    def _count_acks(self, count: int) -> None:
+        self._acks += count
+        if self._acks >= MAX_ACKS:
+            self._put_in()
 
     def _put_in(self) -> None:
         """Put in, and then settle, what was gathered: never an input before its output."""
@@ -347,6 +363,7 @@ class StompProtocol(Protocol):
         self._state = _State.CONNECTED
         factory = self._factory
         self._parser.dialect, self._parser.limits = agreed.dialect, factory.limits
+        self._parser.together = agreed.dialect.names_acks
         self._parser.heads = factory.heads.setdefault(agreed.dialect.version, {})
         self._session = Session(
             factory.broker,

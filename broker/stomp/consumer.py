@@ -121,6 +121,18 @@ class Consumer:
             return self._out({number: self.unsettled.pop(number)})
         return self.take_until(number)
 
+    def take_each(self, numbers: list[int]) -> dict[int, Delivery]:
+        """Take out these, which are settled one by one; empty: one of them is not as it should be, none is taken."""
+        unsettled = self.unsettled
+        taken = {number: unsettled[number] for number in numbers if number in unsettled}
+        if self.mode is not AckMode.INDIVIDUAL or len(taken) < len(numbers):
+            return {}
+        if not all(delivery.on_loan for delivery in taken.values()):
+            return {}
+        for number in numbers:
+            del unsettled[number]
+        return self._out(taken)
+
     def take_until(self, number: int) -> dict[int, Delivery]:
         """Take out all up to `number`, which need not be one of them."""
         taken = {}

@@ -29,7 +29,7 @@ from broker.stomp.repeated import Plan, Plans, own_headers
 from broker.stomp.settling import Settling
 from broker.stomp.subscriptions import Subscriptions
 from broker.stomp.temporary import Temporaries, start_of
-from broker.stomp.wire import Frame, Repeated
+from broker.stomp.wire import Acks, Frame, Repeated
 from broker.stomp.wishes import Terms
 
 _TEMPORARY = tuple(TEMPORARY)
@@ -111,6 +111,10 @@ class Session:
     def gather_ack(self, frame: Frame) -> None:
         """An ACK without a receipt and outside of transactions; `settle` is called soon. Raises what `obey` raises."""
         self._settling.gather(frame.headers)
+
+    def gather_acks(self, acks: Acks) -> bool:
+        """The same for ACKs that came together; False: nothing is done, each is to be obeyed by itself."""
+        return self._settling.gather_all(acks)
 
     def settle(self) -> Deferred[Any] | None:
         """Settle the ACKs that were gathered; None: there are none."""

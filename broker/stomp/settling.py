@@ -17,6 +17,7 @@ from broker.stomp.errors import Refused
 from broker.stomp.headers import needed, number
 from broker.stomp.subscriptions import Subscriptions
 from broker.stomp.transaction import OpenTransaction, loaned
+from broker.stomp.wire import Acks
 from broker.stomp.wishes import Terms
 
 #: Open transactions of one session; RabbitMQ's number.
@@ -57,6 +58,16 @@ class Settling:
         Each by itself looks for what may be delivered now: 10 us.
         """
         self._acked += self._concerned(headers, "ack")
+
+    def gather_all(self, acks: Acks) -> bool:
+        """The same for ACKs that came together: 0.5 us each, 4 us as frames; False: nothing is done, obey each."""
+        consumer = self._subscriptions.subscribed(acks.id)
+        if consumer is None or not (taken := consumer.take_each(acks.numbers)):
+            return False
+        consumer.forget(taken)
+        self._delivering.settled(consumer)
+        self._acked += taken.values()
+        return True
 
     def acked(self) -> Deferred[Any] | None:
         """Settle what was gathered; None: nothing was."""

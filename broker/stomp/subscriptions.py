@@ -298,6 +298,10 @@ class Subscriptions:
 
     # -- finding
 
+    def subscribed(self, id: str) -> Consumer | None:
+        """The one in force with this id."""
+        return self._consumers.get(id)
+
     def called(self, id: str | None) -> Iterator[Consumer]:
         """Those with this id, or all of them; those in force first, then the newest."""
         if id in self._consumers:

@@ -7,7 +7,7 @@ from typing import Any
 
 from broker.stomp.connection import StompProtocol
 from broker.stomp.dialect import HANDSHAKE
-from broker.stomp.wire import Frame, FrameError, Limits, Parser, Repeated
+from broker.stomp.wire import Acks, Frame, FrameError, Limits, Parser, Repeated
 from broker.tap import Tapped, Tell, replaced, together
 
 #: What we send is never longer.
@@ -36,6 +36,11 @@ def watch(connection: StompProtocol, tell: Tell) -> Callable[[], None]:
             came(frame)
         return taken
 
+    def gathered_acks(acks: Acks) -> None:
+        for frame in acks.frames:
+            if not gathered_ack(frame):
+                return
+
     def obeyed(frame: Frame) -> None:
         came(frame)
         obey(frame)
@@ -46,8 +51,7 @@ def watch(connection: StompProtocol, tell: Tell) -> Callable[[], None]:
             if readable:
                 parser.dialect = connection._parser.dialect
                 parser.feed(data)
-                while (frame := parser.take()) is not None:
-                    one = frame.frame if isinstance(frame, Repeated) else frame
+                while (one := parser.next_frame()) is not None:
                     tell("out", command=one.command, headers=one.headers, size=len(one.body), body=one.body)
         except FrameError:
             readable = False  # it began in the middle of a frame
@@ -60,6 +64,7 @@ def watch(connection: StompProtocol, tell: Tell) -> Callable[[], None]:
     ends = [
         replaced(connection, "_gather", gathered),
         replaced(connection, "_gather_ack", gathered_ack),
+        replaced(connection, "_gather_acks", gathered_acks),
         replaced(connection, "_obey", obeyed),
         replaced(connection, "connectionLost", gone),
         replaced(connection._outbox, "_transport", Tapped(transport, went)),
