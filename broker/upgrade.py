@@ -33,7 +33,7 @@ from broker.storage import migrate
 from broker.succession import FAILED, GO, PREPARED, READY, Channel, Estate, Succession, to_json
 
 if TYPE_CHECKING:
-    from broker.service import BrokerService, IBrokerReactor
+    from broker.running import BrokerService, IBrokerReactor
 
 #: Seconds the new process has to prove itself; a slow machine takes three.
 PROOF = 60.0

@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 if TYPE_CHECKING:
     from broker.core.broker import Broker
     from broker.core.store import IStore
-    from broker.service import BrokerService
+    from broker.running import BrokerService
 
 AsyncTest = Callable[..., Coroutine[Deferred[Any], Any, None]]
 
@@ -106,7 +106,8 @@ async def serving(store: IStore | None = None, **settings: Any) -> AsyncIterator
     from twisted.internet import reactor
 
     from broker.config import Config
-    from broker.service import IBrokerReactor, build
+    from broker.running import IBrokerReactor
+    from broker.service import build
     from broker.storage.memory import MemoryStore
 
     config = Config(**{"memcache": ["0"], "stomp": ["0"], "http": ["0"], **settings})

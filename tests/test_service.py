@@ -373,9 +373,9 @@ def test_a_configuration_file_with_a_mistake(tmp_path: Path) -> None:
 def test_without_a_word_it_listens_on_the_default_ports_of_loopback() -> None:
     from twisted.internet import reactor
 
-    from broker.service import _wishes
+    from broker.listeners import wishes
 
-    found = [(wish.front, str(wish.place), wish.named) for wish in _wishes(Config(), reactor)]  # type: ignore[arg-type]
+    found = [(wish.front, str(wish.place), wish.named) for wish in wishes(Config(), reactor)]  # type: ignore[arg-type]
     assert found == [
         ("memcache", "127.0.0.1:22122", False),
         ("stomp", "127.0.0.1:61613", False),

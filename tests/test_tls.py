@@ -35,7 +35,8 @@ from twisted.internet.threads import deferToThread
 from broker.config import TLS, HttpListener, MemcacheListener, StompListener, from_dict
 from broker.errors import ConfigError
 from broker.options import Options
-from broker.service import IBrokerReactor, build
+from broker.running import IBrokerReactor
+from broker.service import build
 from broker.storage.memory import MemoryStore
 from broker.tls import Certificates
 from tests.auth.support import PASSWORD, Log, entry, everything, write

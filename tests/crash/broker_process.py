@@ -26,7 +26,8 @@ from twisted.logger import (
 
 from broker.config import from_dict
 from broker.core.store import Committed, Group
-from broker.service import IBrokerReactor, build
+from broker.running import IBrokerReactor
+from broker.service import build
 from broker.storage import unfolded
 from broker.storage.sqlite import SQLiteStore
 from tests.crash.places import CONFIGURATION

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from broker.config import load
-from broker.service import DEFAULT_PORTS
+from broker.listeners import DEFAULT_PORTS
 from tests.deploy.support import Activated, Notified
 from tests.support import TWISTD, Twistd
 
