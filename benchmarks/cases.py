@@ -61,7 +61,8 @@ class Point:
 class Sweep:
     """The broker under more and more of something.
 
-    `flat` is how many times the processor time of the cheapest point the dearest may take, of those from `least` on.
+    `flat` is how many times the processor time of the first point any other may take, of those from `least` on: more of
+    something may make an operation cheaper, as more of them share a commit, and is not to make it dearer.
     """
 
     name: str
@@ -135,10 +136,18 @@ def _stomp(
 
 
 def _sweep(
-    name: str, title: str, axis: str, protocol: str, settings: str, xs: Sequence[int], counts: str, flat: float = 0.0
+    name: str,
+    title: str,
+    axis: str,
+    protocol: str,
+    settings: str,
+    xs: Sequence[int],
+    counts: str,
+    flat: float = 0.0,
+    least: int = 0,
 ) -> Sweep:
     """`settings` with ``{x}`` in the place of what grows."""
-    return Sweep(name, title, axis, [Point(x, Load(protocol, settings.format(x=x), counts)) for x in xs], flat)
+    return Sweep(name, title, axis, [Point(x, Load(protocol, settings.format(x=x), counts)) for x in xs], flat, least)
 
 
 BODIES = (10, 100, 1_000, 10_000, 100_000, 1_000_000)
@@ -250,6 +259,8 @@ def cases(backlog: int) -> list[Case]:
             "both={x}",
             CONNECTIONS,
             "both",
+            1.2,
+            10,
         ),
         _sweep(
             "connections-stomp",
@@ -259,6 +270,8 @@ def cases(backlog: int) -> list[Case]:
             "queue=/queue/c puts={x}",
             CONNECTIONS,
             "puts",
+            1.2,
+            10,
         ),
         _sweep(
             "connections-http",
@@ -268,6 +281,8 @@ def cases(backlog: int) -> list[Case]:
             "both={x}",
             CONNECTIONS,
             "both",
+            1.2,
+            10,
         ),
         Sweep(
             "connections-shared",
@@ -335,7 +350,7 @@ def cases(backlog: int) -> list[Case]:
             "backlog-stomp",
             "STOMP sent, delivered, acknowledged by messages that wait",
             "messages",
-            [Point(x, Load("stomp", f"queue=/queue/v{x} " + flow, "takes"), waiting=x) for x in waiting],
+            [Point(x, Load("stomp", f"queue=/queue/v{x} level=1 " + flow, "takes"), waiting=x) for x in waiting],
             1.2,
             1_000,
         ),

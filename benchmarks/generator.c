@@ -9,6 +9,11 @@
  *
  * With fan=1 every consumer is to get every message (a topic). With rate=R puts are sent by the clock, R a second over
  * all connections, and latency counts from when each was due: a server that stalls is charged for what had to wait.
+ *
+ * With level=1 STOMP consumers acknowledge no more than was put, so that as many wait at the end as at the beginning,
+ * however many that are, and every take that is counted comes with a put.
+ *
+ * With hold=1 it says `connected` once it is, and begins when its input ends.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -46,7 +51,7 @@ struct bytes {
 
 struct connection {
     int fd, puts, takes, ready, stopped, watches_out, slots;
-    struct bytes in, out;
+    struct bytes in, out, acks; /* acks: frames not sent yet */
     struct asked *asked; /* a ring; its size is a power of two */
     unsigned first, last, ring;
 };
@@ -55,7 +60,7 @@ struct connection {
 
 static enum protocol protocol;
 static int port, puts_only, takes_only, both, depth = 1, size = 100, queues = 1, receipts = 1, prefetch, batch = 1;
-static int wait_ms, exact, fan;
+static int wait_ms, exact, fan, hold, level;
 static long count = 100000, expected = -1;
 static double seconds = 10, rate;
 static const char *queue = "bench", *ack = "auto", *login = "", *passcode = "", *host = "/", *extra = "", *suffix = "";
@@ -140,11 +145,16 @@ static void room_for(struct bytes *b, size_t more)
     }
 }
 
+static void append(struct bytes *to, const char *data, size_t length)
+{
+    room_for(to, length);
+    memcpy(to->data + to->end, data, length);
+    to->end += length;
+}
+
 static void say(struct connection *c, const char *data, size_t length)
 {
-    room_for(&c->out, length);
-    memcpy(c->out.data + c->out.end, data, length);
-    c->out.end += length;
+    append(&c->out, data, length);
 }
 
 __attribute__((format(printf, 2, 3))) static void sayf(struct connection *c, const char *format, ...)
@@ -281,6 +291,26 @@ static int more_puts(void)
 static int more_takes(void)
 {
     return asked_takes * batch < expected;
+}
+
+/* Acknowledge as many as were put, each consumer in its turn. */
+static void level_out(void)
+{
+    static int whose;
+    for (int empty_handed = 0; empty_handed < all && done_takes < done_puts; whose++) {
+        struct connection *c = connections + whose % all;
+        if (c->acks.begin == c->acks.end) {
+            c->acks.begin = c->acks.end = 0;
+            empty_handed++;
+            continue;
+        }
+        size_t length = strlen(c->acks.data + c->acks.begin) + 1;
+        append(&c->out, c->acks.data + c->acks.begin, length);
+        c->acks.begin += length;
+        empty_handed = 0;
+        done_takes++;
+        last_done = now();
+    }
 }
 
 /* One slot of a connection is free. */
@@ -498,15 +528,21 @@ static size_t stomp_answer(struct connection *c, char *data, size_t length)
             memcpy(stamp, data + head, 16);
             record(&take_times, at - strtoull(stamp, NULL, 16));
         }
-        done_takes++;
-        last_done = at;
+        if (!level) {
+            done_takes++;
+            last_done = at;
+        }
         if (strcmp(ack, "auto")) {
-            char *id = header(data, "ack");
-            if (id)
-                sayf(c, "ACK\nid:%.*s\n\n", (int)strcspn(id, "\n"), id);
-            else if ((id = header(data, "message-id")))
-                sayf(c, "ACK\nsubscription:0\nmessage-id:%.*s\n\n", (int)strcspn(id, "\n"), id);
-            say(c, "", 1);
+            char *id = header(data, "ack"), frame[512];
+            const char *form = "ACK\nid:%.*s\n\n";
+            if (!id) {
+                id = header(data, "message-id");
+                form = "ACK\nsubscription:0\nmessage-id:%.*s\n\n";
+            }
+            if (id) {
+                int framed = snprintf(frame, sizeof frame, form, (int)strcspn(id, "\n"), id);
+                append(level ? &c->acks : &c->out, frame, (size_t)framed + 1);
+            }
         }
     } else if (field && *field == 'p')
         put_done(c);
@@ -651,7 +687,7 @@ static void setting(char *argument)
     } numbers[] = {{"port", &port},     {"puts", &puts_only}, {"takes", &takes_only}, {"both", &both},
                    {"depth", &depth},   {"size", &size},      {"queues", &queues},    {"receipts", &receipts},
                    {"batch", &batch},   {"wait", &wait_ms},   {"prefetch", &prefetch},
-                   {"fan", &fan}};
+                   {"fan", &fan},       {"hold", &hold},       {"level", &level}};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         if (!strcmp(argument, numbers[i].name)) {
             *numbers[i].number = atoi(value);
@@ -723,6 +759,11 @@ int main(int argc, char **argv)
         for (int i = 0; i < all; i++)
             ready += connections[i].ready;
     }
+    if (hold) {
+        puts("connected");
+        fflush(stdout);
+        getchar();
+    }
     began = last_done = now();
     if (rate > 0) {
         exact = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
@@ -748,6 +789,11 @@ int main(int argc, char **argv)
                 flush(c);
             }
         turn(protocol == STOMP && !receipts && more_puts() ? 0 : 20);
+        if (level) {
+            level_out();
+            for (int i = 0; i < all; i++)
+                flush(connections + i);
+        }
         uint64_t at = now();
         if (at > end || (at - began > (uint64_t)(seconds * 1e9) && !puts_only && !both)) {
             cut = 1;

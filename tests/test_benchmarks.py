@@ -150,6 +150,17 @@ def test_a_case_of_each_kind_says_what_it_took(tmp_path: Path) -> None:
         assert 0 < row["generator_share"] < 1.5
 
 
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_a_level_load_takes_as_many_as_it_puts_however_many_wait(tmp_path: Path) -> None:
+    how = running.How(seconds=0.2, rounds=1, generator=running.compiled(tmp_path))
+    consumed = Load("stomp", "puts=2 takes=2 level=1 queue=/queue/l ack=client-individual prefetch=50")
+    with running.up([peers.MemoryBroker], pytest.fail) as there:
+        server = there[peers.MemoryBroker]
+        running.end(running.begin(how, server, Load("memcache", "puts=1 depth=9 count=5000 queue=l")), how)
+        found = running.end(running.begin(how, server, consumed), how)
+    assert found["takes"] == found["puts"] > 0
+
+
 def test_every_case_has_a_name_of_its_own_and_words_the_generator_knows() -> None:
     known = set(re.findall(r'\{"(\w+)", &|argument, "(\w+)"\)', running.SOURCE.read_text()))
     words = {name for pair in known for name in pair if name}
