@@ -13,7 +13,6 @@ from broker.core.message import Message
 from broker.core.policy import BindingPolicy
 from broker.stomp import messages
 from broker.stomp.server import StompFactory
-from broker.stomp.wire import message_tail
 from broker.stomp.wishes import Terms
 from tests.stomp.support import NOW, FrontTest, bodies, header, receipts
 
@@ -304,12 +303,13 @@ class MessageTest(FrontTest):
 
     def test_a_topic_s_message_is_encoded_once_per_version(self) -> None:
         calls = []
+        encode = messages.Tails._tail
 
         def counted(*args: Any) -> bytes:
             calls.append(args)
-            return message_tail(*args)
+            return encode(*args)
 
-        self.patch(messages, "message_tail", counted)
+        self.patch(messages.Tails, "_tail", counted)
         clients = [self.client(version) for version in ("1.2", "1.2", "1.2", "1.1")]
         for number, client in enumerate(clients):
             client.subscribe("/topic/t", f"s{number}")
