@@ -22,6 +22,7 @@ from broker.http import guard, problem, rights, routes
 from broker.http.about import About
 from broker.http.administration import Administration, Reload, Upgrade, no_upgrade
 from broker.http.call import Answer, Call, Cancellable, Limits, Stream
+from broker.http.channel import Channel
 from broker.http.channels import Channels
 from broker.http.commit import Commit
 from broker.http.consuming import Consuming
@@ -35,7 +36,7 @@ from broker.http.problem import Problem
 from broker.http.problems import Problems
 from broker.http.publishing import Publishing
 from broker.http.replays import Replays
-from broker.http.request import Channel, Request
+from broker.http.request import Request
 from broker.http.routes import Endpoint, Match
 from broker.http.settings import Save, Settings
 from broker.http.sources import Sources
@@ -250,17 +251,17 @@ class _Root(Resource):
     async def _serve(self, request: Request) -> None:
         gone = False
 
-        def leave(reason: object) -> None:
+        def leave() -> None:
             nonlocal gone
             gone = True
             if call is not None:
                 call.leave()
 
         call: Call | None = None
-        _ = request.notifyFinish().addErrback(leave)
+        request.left = leave
         method, path = request.method.decode("ascii"), _path(request)
         answer: Answer | Stream | None = None
-        trouble = Problem(500, "internal")
+        trouble: Problem | None = None
         try:
             match = self._match(request, method, path)
             access = await self._access(request, match.endpoint)
@@ -284,7 +285,6 @@ class _Root(Resource):
             if isinstance(answer, Answer) and answer.lost is not None:
                 answer.lost()
             return
-        request.setHeader(b"Server", b"twisted-broker")
         if self._site.stopping:
             request.setHeader(b"Connection", b"close")
         if isinstance(answer, Stream) and call is not None:
@@ -292,7 +292,7 @@ class _Root(Resource):
         elif isinstance(answer, Answer):
             request.answer(answer.status, None, answer.fields, answer.body, answer.sent, answer.lost)
         else:
-            rendered = problem.render(trouble, request.header("accept") or "", path)
+            rendered = problem.render(trouble or Problem(500, "internal"), request.header("accept") or "", path)
             challenges = rights.CHALLENGES if rendered.status == 401 else []
             request.answer(rendered.status, rendered.reason, rendered.headers + challenges, rendered.body)
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from broker.http.request import Channel
+from broker.http.channel import Channel
 from broker.tap import Tell, replaced, together
+
+Fields = Iterable[tuple[bytes, bytes]]
 
 
 def watch(channel: Channel, tell: Tell) -> Callable[[], None]:
     """Tell what comes and goes, until what is given is called. Its methods are replaced meanwhile."""
     line, raw, lost = channel.lineReceived, channel.rawDataReceived, channel.connectionLost
     heads, write, write_all = channel.writeHeaders, channel.write, channel.writeSequence
+    send = channel.send
     head: list[bytes] = []
 
     def line_came(data: bytes) -> None:
@@ -42,11 +45,20 @@ def watch(channel: Channel, tell: Tell) -> Callable[[], None]:
         write_all(parts)
         tell("out", size=sum(map(len, parts)), body=b"".join(parts))
 
+    def whole_went(version: bytes, status: int, reason: bytes, fields: Fields, body: bytes) -> None:
+        said = list(fields)
+        send(version, status, reason, said, body)
+        tell("out", status=status, reason=reason.decode("latin-1"), headers=dict(_pair(*pair) for pair in said))
+        if body:
+            tell("out", size=len(body), body=body)
+
     def gone(reason: Any) -> None:
         lost(reason)
         tell("gone")
 
     ends = [
+        replaced(channel, "short_way", False),
+        replaced(channel, "send", whole_went),
         replaced(channel, "lineReceived", line_came),
         replaced(channel, "rawDataReceived", raw_came),
         replaced(channel, "writeHeaders", heads_went),

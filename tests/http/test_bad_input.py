@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import pytest
 
 from broker.http.call import BULK
+from broker.http.channel import LINGERING
 from broker.http.problems import PROBLEMS
-from broker.http.request import LINGERING, PATIENCE
+from broker.http.request import PATIENCE
 from tests.http.support import Connection, Response, World
 from tests.http.test_parameters import multipart
 from tests.support import flush_logged_errors

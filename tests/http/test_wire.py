@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.http.call import SLACK
-from broker.http.request import LINGERING, PATIENCE, SLOWEST
+from broker.http.channel import LINGERING, SLOWEST
+from broker.http.request import PATIENCE
 from broker.http.server import IDLE
 from tests.http.support import Connection, World, done
 from tests.support import flush_logged_errors
