@@ -20,10 +20,8 @@ from broker.cli import bench, channels, config, debug, flow, queues, replay, sta
 from broker.cli.client import BadUrl, Client, Refused, Unreachable
 from broker.cli.exits import Exit
 from broker.cli.output import as_json, unwritten, write
+from broker.cli.parsing import add, count
 from broker.errors import ConfigError
-
-DEFAULT_URL = "http://127.0.0.1:8989"
-
 
 #: Some time ago, as the value of an option: ``--since -7d``.
 _ago = re.compile(r"-[0-9]{1,9}(ms|s|m|h|d)")
@@ -86,17 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"twisted-broker {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--url",
-        default=os.environ.get("BROKER_URL", DEFAULT_URL),
-        help=f"where the broker's HTTP is (default: $BROKER_URL, else {DEFAULT_URL})",
-    )
-    common.add_argument("--json", action="store_true", help="print one JSON object per line")
 
-    publish = commands.add_parser(
-        "publish", parents=[common], help="put a message into a queue", description="Put a message into a queue."
-    )
+    publish = add(commands, "publish", _publish, help="put a message into a queue")
     publish.add_argument("queue", metavar="QUEUE")
     publish.add_argument(
         "body", metavar="BODY", nargs="?", default="-", help="the message; - or nothing: standard input"
@@ -106,43 +95,27 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TYPE",
         help="what the body is (default: text/plain; charset=utf-8, application/octet-stream from standard input)",
     )
-    publish.set_defaults(run=_publish, offline=False)
 
-    get = commands.add_parser(
+    get = add(
+        commands,
         "get",
-        parents=[common],
+        _get,
         help="take messages out of a queue",
         description="Take messages out of a queue and print them. Each is removed once it is written out. The bytes "
         "are printed as they are; a newline follows on a terminal, and with --count.",
     )
     get.add_argument("queue", metavar="QUEUE")
     get.add_argument("--wait", metavar="S", type=_seconds, default=0, help="wait so long for each message (default: 0)")
-    get.add_argument("--count", metavar="N", type=_count, help="take so many at most (default: 1)")
-    get.set_defaults(run=_get, offline=False)
-    subscribe.add_parser(commands, _count)
-    bench.add_parser(commands, _count)
-    queues.add_parser(commands, common)
-    stage.add_parser(commands, _count, DEFAULT_URL)
-    flow.add_parser(commands, common, _count, DEFAULT_URL)
-    channels.add_parsers(commands, common, _count)
-    replay.add_parsers(commands, common, _count)
-    debug.add_parsers(commands, common)
-    upgrade.add_parser(commands, common)
-    users.add_parser(commands)
-    config.add_parser(commands)
-    store.add_parsers(commands)
+    get.add_argument("--count", metavar="N", type=count, help="take so many at most (default: 1)")
+
+    for room in (subscribe, bench, queues, stage, flow, channels, replay, debug, upgrade, users, config, store):
+        room.add_to(commands)
     return parser
 
 
 def _seconds(text: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of whole seconds")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of messages, 1 or more")
     return int(text)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from broker.cli.exits import Exit
 from broker.cli.output import as_json, print_lines, unwritten
+from broker.cli.parsing import Commands, add, add_json, count, host_port
 from broker.cli.speech import Event, Http, Memcache, Refusal, Speaker, Stomp
 
 #: Where each front listens unless it was told otherwise.
@@ -32,10 +33,13 @@ BUSY = 0.85
 _WIDTH = 30
 
 
-def add_parser(commands: Any, count: Callable[[str], int]) -> None:
-    """Describe the command; `count` reads a number of messages."""
-    bench = commands.add_parser(
+def add_to(commands: Commands) -> None:
+    """Add ``bench``."""
+    bench = add(
+        commands,
         "bench",
+        _run,
+        offline=True,
         help="measure a running broker",
         description="Publish messages into a queue of a running broker and take them again, for a while, and print "
         "rates and how long it took until a message was confirmed (put) and until one was taken and settled (take). "
@@ -55,8 +59,7 @@ def add_parser(commands: Any, count: Callable[[str], int]) -> None:
     bench.add_argument("--size", metavar="BYTES", type=count, default=100, help="of a body (default: 100)")
     bench.add_argument("--seconds", metavar="S", type=count, default=5, help="publish so long at most (default: 5)")
     bench.add_argument("--count", metavar="N", type=count, default=100_000, help="at most so many (default: 100000)")
-    bench.add_argument("--json", action="store_true", help="print one JSON object")
-    bench.set_defaults(run=_run, offline=True)
+    add_json(bench, "print one JSON object")
 
 
 class Bench:
@@ -238,15 +241,13 @@ class Progress:
 
 def _run(options: argparse.Namespace) -> int:
     address = options.address or f"127.0.0.1:{PORTS[options.front]}"
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit():
-        print(f"broker: {address!r} is not HOST:PORT", file=sys.stderr)
+    if (place := host_port(address)) is None:
         return Exit.USAGE
     connections: list[Connection] = []
     progress = Progress()
     try:
         for _ in range(options.connections):
-            connections.append(Connection((host.strip("[]"), int(port)), _speaker(options, address)))
+            connections.append(Connection(place, _speaker(options, address)))
         bench = Bench(connections, options)
         cpu, begun = time.process_time(), time.perf_counter()
         bench.run(progress)

@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 from broker.cli.client import Client
 from broker.cli.exits import Exit
 from broker.cli.output import as_json, print_lines, table, unwritten
+from broker.cli.parsing import Commands, add, count
 
 #: Characters of a body that a table shows.
 _SHOWN = 60
@@ -21,23 +22,15 @@ _PAGE = 100
 Run = Callable[[Client, argparse.Namespace], int]
 
 
-def add_parsers(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    common: argparse.ArgumentParser,
-    count: Callable[[str], int],
-) -> None:
-    """Add the commands; `count` reads a number of messages."""
-
-    def add(name: str, short: str, says: str, run: Run) -> argparse.ArgumentParser:
-        parser = commands.add_parser(name, parents=[common], help=short, description=says)
-        parser.set_defaults(run=run, offline=False)
-        return parser
-
+def add_to(commands: Commands) -> None:
+    """Add the commands."""
     browse = add(
+        commands,
         "browse",
-        "look at the messages of a queue",
-        "Look at the messages of a queue, the oldest first, without taking them. With --json: all there is about each.",
         _browse,
+        help="look at the messages of a queue",
+        description="Look at the messages of a queue, the oldest first, without taking them. With --json: all there "
+        "is about each.",
     )
     browse.add_argument("queue", metavar="QUEUE")
     browse.add_argument("--state", metavar="S,S", help="only some of ready, hidden, delayed, done (default: not done)")
@@ -45,18 +38,22 @@ def add_parsers(
     browse.add_argument("--since", metavar="TIME", help="only those from this time on, as RFC 3339 or -1h")
     browse.add_argument("--count", metavar="N", type=count, default=20, help="so many at most (default: 20)")
     for name, says in (("pause", "Deliver nothing of a queue until it is resumed."), ("resume", "Deliver again.")):
-        short = f"{name} a queue"
-        add(name, short, says, _told(name)).add_argument("queue", metavar="QUEUE")
-    purge = add("purge", "empty a queue", "Settle everything in a queue, on loan or not.", _purge)
+        told = add(commands, name, _told(name), help=f"{name} a queue", description=says)
+        told.add_argument("queue", metavar="QUEUE")
+    says = "Settle everything in a queue, on loan or not."
+    purge = add(commands, "purge", _purge, help="empty a queue", description=says)
     purge.add_argument("queue", metavar="QUEUE")
     purge.add_argument("--state", choices=("ready", "hidden", "delayed"), help="only what is in this state")
-    stats = add("stats", "show numbers", "Show the numbers of the broker, or of one queue.", _stats)
+    says = "Show the numbers of the broker, or of one queue."
+    stats = add(commands, "stats", _stats, help="show numbers", description=says)
     stats.add_argument("queue", metavar="QUEUE", nargs="?")
     definitions = add(
+        commands,
         "definitions",
-        "show or apply what was configured",
-        "Print what was configured over HTTP, and all bindings, as JSON; or bring about what a file of that says.",
         _definitions,
+        help="show or apply what was configured",
+        description="Print what was configured over HTTP, and all bindings, as JSON; or bring about what a file of "
+        "that says.",
     )
     definitions.add_argument("--apply", metavar="FILE", help="bring about what this file says; -: standard input")
     definitions.add_argument("--dry-run", action="store_true", help="only say what --apply would change")

@@ -15,33 +15,39 @@ import msgspec
 
 from broker.cli.exits import Exit
 from broker.cli.output import as_json
+from broker.cli.parsing import Commands, add, add_group, add_json
 from broker.errors import BadName
 
 #: What a value is, and where that comes from.
 Row = tuple[str, Any, str]
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_to(commands: Commands) -> None:
     """Add ``config`` and what it can do."""
-    config = commands.add_parser(
+    words = add_group(
+        commands,
         "config",
         help="look at a configuration file",
         description="Look at a configuration file as the broker does.",
     )
-    words = config.add_subparsers(required=True, metavar="COMMAND")
 
-    check = words.add_parser(
+    check = add(
+        words,
         "check",
+        _check,
+        offline=True,
         help="see whether a file is right",
         description="Read a configuration file, and say what is wrong with it.",
         epilog="Whether a place to listen is free, and what the users file says, shows when the broker starts. Exit "
         "status: 0 it is right; 2 wrong usage; 3 it is not, or cannot be read.",
     )
     check.add_argument("file", metavar="FILE", help="the file")
-    check.set_defaults(run=_check, offline=True)
 
-    show = words.add_parser(
+    show = add(
+        words,
         "show",
+        _show,
+        offline=True,
         help="show what holds, and where that comes from",
         description="Show what holds for a queue or topic, and which section says so. Without a name: for the broker, "
         "and for a queue that no section speaks of.",
@@ -49,9 +55,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "3 the file is not right, or cannot be read; 5 the output could not be written.",
     )
     show.add_argument("--config", metavar="FILE", help="the configuration file; without one, what is built in")
-    show.add_argument("--json", action="store_true", help="print one JSON object per line")
+    add_json(show)
     show.add_argument("name", metavar="NAME", nargs="?", help="QUEUE, /queue/QUEUE or /topic/TOPIC")
-    show.set_defaults(run=_show, offline=True)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -8,13 +8,15 @@ from urllib.parse import urlencode
 from broker.cli.client import Client
 from broker.cli.exits import Exit
 from broker.cli.output import as_json, print_lines, table, unwritten
+from broker.cli.parsing import Commands, add, add_group
 
 
-def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
+def add_to(commands: Commands) -> None:
     """Add ``status``, ``trace`` and ``debug``."""
-    trace = commands.add_parser(
+    trace = add(
+        commands,
         "trace",
-        parents=[common],
+        _trace,
         help="show what passes over a connection, or becomes of a queue's messages",
         description="Show, while it happens, what comes and goes over one connection, or is published to, delivered "
         "from and settled in one queue, as an object of JSON a line. Secrets are hidden, bodies are cut.",
@@ -27,10 +29,10 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser], c
     trace.add_argument("--seconds", metavar="S", default="60", help="so long (default: 60, at most 3600)")
     trace.add_argument("--bytes", metavar="N", default="32", help="so much of each body (default: 32, at most 4096)")
     trace.add_argument("--log", action="store_true", help="write it to the broker's log too")
-    trace.set_defaults(run=_trace, offline=False)
-    status = commands.add_parser(
+    status = add(
+        commands,
         "status",
-        parents=[common],
+        _status,
         help="show or change what the broker lets be done",
         description="Show the server's status, or change it, on all fronts: up; writeavoid, a hint; draining, nothing "
         "is put in; readonly, and no queue is emptied or deleted; quiescent, and nothing is taken. A restart keeps it.",
@@ -38,36 +40,25 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser], c
     status.add_argument(
         "status", metavar="LEVEL", nargs="?", choices=("up", "writeavoid", "draining", "readonly", "quiescent")
     )
-    status.set_defaults(run=_status, offline=False)
-    debug = commands.add_parser(
+    kinds = add_group(
+        commands,
         "debug",
         help="look into a running broker",
         description="Change what a running broker logs, and see what it is doing. It takes the right to administer.",
     )
-    kinds = debug.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(name: str, short: str, says: str) -> argparse.ArgumentParser:
-        parser = kinds.add_parser(name, parents=[common], help=short, description=says)
-        parser.set_defaults(offline=False)
-        return parser
-
-    on = add("on", "log a part from another level on", "Log a part of the broker from another level on, until its end.")
+    says = "Log a part of the broker from another level on, until its end."
+    on = add(kinds, "on", _on, help="log a part from another level on", description=says)
     on.add_argument(
         "part", metavar="PART", nargs="?", default="broker", help="a module, as broker.stomp (default: all)"
     )
     on.add_argument("--level", default="debug", choices=("debug", "info", "warn", "error"), help="default: debug")
-    on.set_defaults(run=_on)
-    off = add("off", "log a part as before", "Log a part of the broker, or all of it, as at its start.")
+    says = "Log a part of the broker, or all of it, as at its start."
+    off = add(kinds, "off", _off, help="log a part as before", description=says)
     off.add_argument("part", metavar="PART", nargs="?", default="", help="a module (default: all)")
-    off.set_defaults(run=_off)
-    levels = add("levels", "show the levels", "Show from which level on parts of the broker are logged.")
-    levels.set_defaults(run=_levels)
-    stack = add(
-        "stack",
-        "show what it is doing",
-        "Show what every thread of the broker is doing now, and what its reactor has planned.",
-    )
-    stack.set_defaults(run=_stack)
+    says = "Show from which level on parts of the broker are logged."
+    add(kinds, "levels", _levels, help="show the levels", description=says)
+    says = "Show what every thread of the broker is doing now, and what its reactor has planned."
+    add(kinds, "stack", _stack, help="show what it is doing", description=says)
 
 
 def _status(client: Client, options: argparse.Namespace) -> int:

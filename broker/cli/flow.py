@@ -8,34 +8,35 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from broker.cli.client import Client, Refused
+from broker.cli.client import Client
 from broker.cli.exits import Exit
 from broker.cli.flow_status import Dead, Row, lines, row_of
 from broker.cli.output import as_json, print_lines, unwritten
+from broker.cli.parsing import Commands, add, add_group, add_url, count
 
 #: Seconds after which a worker that has asked for nothing is gone.
 _SILENT = 60
 
 
-def add_parser(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    common: argparse.ArgumentParser,
-    count: Callable[[str], int],
-    default_url: str,
-) -> None:
-    """Add ``flow``; `count` reads a number that is 1 or more."""
-    flow = commands.add_parser(
-        "flow", help="run, watch and deploy flows", description="Flows: stages connected by channels."
+def add_to(commands: Commands) -> None:
+    """Add ``flow`` and what it can do."""
+    verbs = add_group(
+        commands,
+        "flow",
+        metavar="VERB",
+        help="run, watch and deploy flows",
+        description="Flows: stages connected by channels.",
     )
-    verbs = flow.add_subparsers(required=True, metavar="VERB")
-    run = verbs.add_parser(
+    run = add(
+        verbs,
         "run",
+        _run,
+        offline=True,
         help="run stages of a flow here, and newer versions of them as they come",
         description="Run the stages of a flow that a Python file defines, until SIGTERM or Ctrl-C. When a version is "
         "deployed, or with --reload a file changes, new workers are tested and started, and the old ones finish.",
@@ -53,21 +54,16 @@ def add_parser(
         help="what fetches a version that is deployed: 'git checkout {version}', 'pip install x=={version}'",
     )
     run.add_argument("--code-version", metavar="V", default="", help="the version that is here now")
-    run.add_argument(
-        "--url",
-        default=os.environ.get("BROKER_URL", default_url),
-        help=f"where the broker's HTTP is (default: $BROKER_URL, else {default_url})",
-    )
-    run.set_defaults(run=_run, offline=True)
+    add_url(run)
 
-    status = verbs.add_parser("status", parents=[common], help="show the stages of a flow", description="Show a flow.")
+    status = add(verbs, "status", _status, help="show the stages of a flow", description="Show a flow.")
     status.add_argument("flow", metavar="FLOW")
     status.add_argument("--interval", metavar="S", type=float, default=1, help="seconds that rates are of (default: 1)")
-    status.set_defaults(run=_status, offline=False)
 
-    deploy = verbs.add_parser(
+    deploy = add(
+        verbs,
         "deploy",
-        parents=[common],
+        _deploy,
         help="have all machines run a version",
         description="Say which version of a flow is wanted. Every `broker flow run` of it fetches that version by its "
         "update command, tests it and replaces its workers.",
@@ -83,7 +79,6 @@ def add_parser(
     deploy.add_argument(
         "--canary-inputs", metavar="N", type=count, default=50, help="inputs after which it is judged (default: 50)"
     )
-    deploy.set_defaults(run=_deploy, offline=False)
 
 
 def _percent(text: str) -> int:
@@ -214,10 +209,6 @@ def _deploy(client: Client, options: argparse.Namespace) -> int:
     said.pop("canary", None)
     if options.canary is not None:
         said |= {"canary": options.canary, "canary_inputs": options.canary_inputs}
-    try:
-        client.json("POST", _topic(options.flow), json.dumps(said).encode())
-    except Refused as error:
-        print(f"broker: refused: {error}", file=sys.stderr)
-        return Exit.REFUSED
+    client.json("POST", _topic(options.flow), json.dumps(said).encode())
     print(as_json({"wanted": options.version, "before": before}) if options.json else f"{before} -> {options.version}")
     return Exit.DONE

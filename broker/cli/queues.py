@@ -10,17 +10,19 @@ from typing import Any
 from broker.cli.client import Client
 from broker.cli.exits import Exit
 from broker.cli.output import as_json, unwritten
+from broker.cli.parsing import Commands, add
 
 _HEADINGS = ("QUEUE", "READY", "ON LOAN", "CONSUMERS", "AGE", "STATE")
 #: Milliseconds of a unit of time, the longest first.
 _UNITS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000}
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
+def add_to(commands: Commands) -> None:
     """Add ``queues``."""
-    queues = commands.add_parser(
+    queues = add(
+        commands,
         "queues",
-        parents=[common],
+        _queues,
         help="show the queues",
         description="Show the queues that exist, sorted by name: messages that wait, messages on loan, consumers, how "
         "long the last message delivered had waited, and whether the queue is paused or blocked. With --json: all "
@@ -29,7 +31,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], co
     queues.add_argument(
         "glob", metavar="GLOB", nargs="?", default="*", help="only those: * is any run of characters, ? any one"
     )
-    queues.set_defaults(run=_queues, offline=False)
 
 
 def _queues(client: Client, options: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 from broker.cli.client import Client
 from broker.cli.exits import Exit
 from broker.cli.output import as_json, print_lines, table, unwritten
+from broker.cli.parsing import Commands, add, add_group, count
 
 #: Seconds between two looks at a replay: at first, and later on.
 _FIRST, _LOOK = 0.1, 0.5
@@ -24,25 +25,16 @@ _BAR, _SHOWN = 24, 60
 Run = Callable[[Client, argparse.Namespace], int]
 
 
-def add_parsers(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    common: argparse.ArgumentParser,
-    count: Callable[[str], int],
-) -> None:
-    """Add the commands; `count` reads a number of messages."""
-    replay = commands.add_parser(
+def add_to(commands: Commands) -> None:
+    """Add the commands."""
+    actions = add_group(
+        commands,
         "replay",
+        metavar="ACTION",
         help="put messages of the past in again",
         description="Put messages of the past, or what waits in a queue, in again; look at replays and change them.",
     )
-    actions = replay.add_subparsers(required=True, metavar="ACTION")
-
-    def add(name: str, says: str, run: Run) -> argparse.ArgumentParser:
-        parser = actions.add_parser(name, parents=[common], help=says, description=f"{says[0].upper()}{says[1:]}.")
-        parser.set_defaults(run=run, offline=False)
-        return parser
-
-    begin = add("run", "begin a replay, and show how far it is", _run)
+    begin = add(actions, "run", _run, help="begin a replay, and show how far it is")
     begin.add_argument(
         "source",
         metavar="SOURCE",
@@ -50,20 +42,21 @@ def add_parsers(
     )
     begin.add_argument("target", metavar="TARGET", help="queue:NAME or topic:NAME")
     begin.add_argument("--move", action="store_true", help="settle in the source what is put in; only of what waits")
-    _add_bounds(begin, count)
-    add("list", "show the replays that are not over, and the last that are", _list)
-    _add_id(add("show", "show how far a replay is, until it is over", _show))
-    _add_id(add("pause", "put nothing in until it is resumed", _patch(state="paused")))
-    resume = add("resume", "go on with a replay", _patch(state="running"))
+    _add_bounds(begin)
+    add(actions, "list", _list, help="show the replays that are not over, and the last that are")
+    _add_id(add(actions, "show", _show, help="show how far a replay is, until it is over"))
+    _add_id(add(actions, "pause", _patch(state="paused"), help="put nothing in until it is resumed"))
+    resume = add(actions, "resume", _patch(state="running"), help="go on with a replay")
     _add_id(resume)
     resume.add_argument("--rate", metavar="N", type=count, help="from now on, so many messages a second")
-    cancel = add("cancel", "end a replay", _cancel)
+    cancel = add(actions, "cancel", _cancel, help="end a replay")
     _add_id(cancel)
     cancel.add_argument("--undo", action="store_true", help="settle what it put in and nobody has got, or move it back")
 
-    redrive = commands.add_parser(
+    redrive = add(
+        commands,
         "redrive",
-        parents=[common],
+        _redrive,
         help="send dead letters home",
         description="Move the dead letters that wait in a queue back to where each of them died, or to another queue. "
         "What has died redrive_max times there stays. A bound is asked for: --since, --max or --all.",
@@ -71,11 +64,10 @@ def add_parsers(
     redrive.add_argument("queue", metavar="QUEUE", help="the queue that holds them")
     redrive.add_argument("--to", metavar="TARGET", default="origin", help="queue:NAME, and not where each died")
     redrive.add_argument("--all", action="store_true", help="all of them")
-    _add_bounds(redrive, count)
-    redrive.set_defaults(run=_redrive, offline=False)
+    _add_bounds(redrive)
 
 
-def _add_bounds(parser: argparse.ArgumentParser, count: Callable[[str], int]) -> None:
+def _add_bounds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--since", metavar="TIME", help="from this time on: RFC 3339, a stamp, or -7d")
     parser.add_argument("--until", metavar="TIME", help="before this time (default: now)")
     parser.add_argument("--match", metavar="FILTER", help="only messages that a filter is true of")

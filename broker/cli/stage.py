@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from broker.cli.exits import Exit
+from broker.cli.parsing import Commands, add, add_url, count
 
 FRAMES = ("exec", "lines", "ndjson", "lsp", "http")
 
 
-def add_parser(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], count: Callable[[str], int], default_url: str
-) -> None:
-    """Add ``stage``; `count` reads a number of messages."""
-    stage = commands.add_parser(
+def add_to(commands: Commands) -> None:
+    """Add ``stage``."""
+    stage = add(
+        commands,
         "stage",
+        _run,
+        offline=True,
         help="have a program work on the messages of a channel",
         usage="broker stage --from CHANNEL [--to CHANNEL] [options] -- COMMAND [ARGUMENT ...]",
         description="Have a program work on the messages of a channel, until SIGTERM or Ctrl-C. What it prints goes to "
@@ -58,13 +60,8 @@ def add_parser(
     stage.add_argument("--name", help="the stage's name (default: the program's)")
     stage.add_argument("--code-version", metavar="V", help="the version of the program (default: a checksum)")
     stage.add_argument("--grace", metavar="S", type=float, default=25, help="seconds to end in (default: 25)")
-    stage.add_argument(
-        "--url",
-        default=os.environ.get("BROKER_URL", default_url),
-        help=f"where the broker's HTTP is (default: $BROKER_URL, else {default_url})",
-    )
+    add_url(stage)
     stage.add_argument("command", metavar="COMMAND", nargs="*", help="the program and its arguments, behind --")
-    stage.set_defaults(run=_run, offline=True)
 
 
 def _seconds(text: str) -> tuple[float, ...]:

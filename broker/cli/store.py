@@ -16,29 +16,35 @@ from typing import IO, Any
 import msgspec
 
 from broker.cli.exits import Exit
+from broker.cli.parsing import Commands, add, add_json
 from broker.errors import BrokerError, ConfigError
 
 #: What a terminal takes to begin its line anew.
 _LINE = "\r\033[K"
 
 
-def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_to(commands: Commands) -> None:
     """Add the four commands."""
     epilog = "No broker may be using the file."
     running = "A broker may be using the file: what is printed, or copied, is then what was stored at one moment."
 
-    check = commands.add_parser(
+    check = add(
+        commands,
         "check",
+        _run(_check),
+        offline=True,
         help="see whether a data file is whole",
         description="Read everything in a data file once and compare it with everything else. Nothing is changed.",
         epilog=f"{epilog} Exit status: 0 it is whole; 1 it is not; 2 wrong usage; 4 it cannot be opened.",
     )
     check.add_argument("path", metavar="PATH", help="the data file")
-    check.add_argument("--json", action="store_true", help="print one JSON object")
-    check.set_defaults(run=_run(_check), offline=True)
+    add_json(check, "print one JSON object")
 
-    dump = commands.add_parser(
+    dump = add(
+        commands,
         "dump",
+        _run(_dump),
+        offline=True,
         help="print a data file as lines of JSON",
         description="Print what is defined in a data file, and every message that some queue has not settled, as "
         "lines of JSON.",
@@ -46,10 +52,12 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "file cannot be opened; 5 the output could not be written.",
     )
     dump.add_argument("path", metavar="PATH", help="the data file")
-    dump.set_defaults(run=_run(_dump), offline=True)
 
-    load = commands.add_parser(
+    load = add(
+        commands,
         "load",
+        _run(_load),
+        offline=True,
         help="put what was dumped into a data file",
         description="Put what `broker dump` printed into a data file, behind what is there already. If there is no "
         "such file it is made, whole or not at all. Messages get new ids.",
@@ -58,10 +66,12 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     load.add_argument("file", metavar="FILE", help="the lines; - is standard input")
     load.add_argument("path", metavar="PATH", help="the data file")
-    load.set_defaults(run=_run(_load), offline=True)
 
-    backup = commands.add_parser(
+    backup = add(
+        commands,
         "backup",
+        _run(_backup),
+        offline=True,
         help="copy a data file",
         description="Copy a data file with all that is in its write-ahead log.",
         epilog=f"{running} Exit status: 0 done; 2 wrong usage; 4 the file cannot be opened, or the copy exists "
@@ -69,7 +79,6 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     backup.add_argument("path", metavar="PATH", help="the data file")
     backup.add_argument("destination", metavar="DEST", help="the copy; it must not exist")
-    backup.set_defaults(run=_run(_backup), offline=True)
 
 
 def _run(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:

@@ -6,19 +6,22 @@ import argparse
 import base64
 import os
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from broker.cli.exits import Exit
 from broker.cli.output import as_json, unwritten
+from broker.cli.parsing import Commands, add, add_json, count, host_port
 
 DEFAULT_STOMP = "127.0.0.1:61613"
 
 
-def add_parser(commands: Any, count: Callable[[str], int]) -> None:
-    """Describe the command; `count` reads a number of messages."""
-    subscribe = commands.add_parser(
+def add_to(commands: Commands) -> None:
+    """Add ``subscribe``."""
+    subscribe = add(
+        commands,
         "subscribe",
+        _run,
+        offline=True,
         help="print the messages of a queue or topic as they come",
         description="Print the messages of QUEUE, or of a destination as STOMP names it (/topic/prices.*), as they "
         "come, until interrupted. Each is removed from a queue once it is written out. The bytes are printed as they "
@@ -33,14 +36,11 @@ def add_parser(commands: Any, count: Callable[[str], int]) -> None:
     )
     subscribe.add_argument("--count", metavar="N", type=count, help="end after so many")
     subscribe.add_argument("--selector", metavar="TEXT", help="only messages of which this is true: colour = 'red'")
-    subscribe.add_argument("--json", action="store_true", help="print one JSON object per line")
-    subscribe.set_defaults(run=_run, offline=True)
+    add_json(subscribe)
 
 
 def _run(options: argparse.Namespace) -> int:
-    host, colon, port = options.stomp.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit():
-        print(f"broker: {options.stomp!r} is not HOST:PORT", file=sys.stderr)
+    if (place := host_port(options.stomp)) is None:
         return Exit.USAGE
     from twisted.internet import reactor  # other commands need no reactor
     from twisted.internet.defer import Deferred
@@ -56,7 +56,7 @@ def _run(options: argparse.Namespace) -> int:
             reactor.stop()
 
     def begin() -> None:
-        _ = Deferred.fromCoroutine(_print(reactor, host.strip("[]"), int(port), options)).addBoth(done)
+        _ = Deferred.fromCoroutine(_print(reactor, *place, options)).addBoth(done)
 
     reactor.callWhenRunning(begin)
     reactor.run()

@@ -9,6 +9,7 @@ import time
 from broker.cli.client import Client, Refused, Unreachable
 from broker.cli.exits import Exit
 from broker.cli.output import as_json
+from broker.cli.parsing import Commands, add
 
 #: Seconds the new process has to prove itself, as the broker sees it, and more.
 PROOF = 65
@@ -16,16 +17,16 @@ PROOF = 65
 LIMIT = 900.0
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
+def add_to(commands: Commands) -> None:
     """Add ``upgrade``."""
-    upgrade = commands.add_parser(
+    add(
+        commands,
         "upgrade",
-        parents=[common],
+        _upgrade,
         help="have a new process, of the code on disk, take over",
         description="Have a new process of the broker, of the code that is installed now, take over; no client is "
         "refused meanwhile. If it cannot serve, the one that runs goes on. It takes the right to administer.",
     )
-    upgrade.set_defaults(run=_upgrade, offline=False)
 
 
 def _upgrade(client: Client, options: argparse.Namespace) -> int:

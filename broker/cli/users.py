@@ -14,6 +14,7 @@ from broker.auth.file import ANONYMOUS, Entry, changing, check_name, load
 from broker.auth.rights import Action, BadPattern, split
 from broker.cli.exits import Exit
 from broker.cli.output import as_json
+from broker.cli.parsing import Commands, add, add_group, add_json
 from broker.errors import ConfigError
 
 DEFAULT_FILE = "users.toml"
@@ -21,15 +22,15 @@ DEFAULT_FILE = "users.toml"
 Allowed = tuple[list[Action], str]
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_to(commands: Commands) -> None:
     """Add ``user`` and what it can do."""
-    user = commands.add_parser(
+    words = add_group(
+        commands,
         "user",
         help="change the users file",
         description="Change the users file. A running broker reads it again at SIGHUP.",
         epilog="A password is asked for on a terminal, else it is the first line of standard input.",
     )
-    words = user.add_subparsers(required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--users",
@@ -40,10 +41,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     named = argparse.ArgumentParser(add_help=False, parents=[common])
     named.add_argument("name", metavar="NAME", type=_name)
 
-    add = words.add_parser(
-        "add", parents=[named], help="add a user", description="Add a user. The file is made if it is not there."
-    )
-    add.add_argument(
+    says = "Add a user. The file is made if it is not there."
+    new = add(words, "add", _add, offline=True, parents=[named], help="add a user", description=says)
+    new.add_argument(
         "--allow",
         metavar="ACTIONS=PATTERN",
         type=_allowed,
@@ -53,27 +53,22 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         + ", ".join(action.value for action in Action)
         + ", all",
     )
-    add.add_argument("--no-password", action="store_true", help="ask for none: the user logs in with tokens only")
-    add.set_defaults(run=_add, offline=True)
+    new.add_argument("--no-password", action="store_true", help="ask for none: the user logs in with tokens only")
+    says = "Set a user's password."
+    add(words, "passwd", _passwd, offline=True, parents=[named], help="set a password", description=says)
 
-    passwd = words.add_parser("passwd", parents=[named], help="set a password", description="Set a user's password.")
-    passwd.set_defaults(run=_passwd, offline=True)
-
-    token = words.add_parser(
+    token = add(
+        words,
         "token",
+        _token,
+        offline=True,
         parents=[named],
         help="make a token",
         description="Make a token for a user and print it. It is shown this once; the file keeps its hash.",
     )
     token.add_argument("--revoke", action="store_true", help="make none, and forget all the user has")
-    token.set_defaults(run=_token, offline=True)
-
-    remove = words.add_parser("remove", parents=[named], help="remove a user", description="Remove a user.")
-    remove.set_defaults(run=_remove, offline=True)
-
-    show = words.add_parser("list", parents=[common], help="list the users", description="List the users.")
-    show.add_argument("--json", action="store_true", help="print one JSON object per line")
-    show.set_defaults(run=_list, offline=True)
+    add(words, "remove", _remove, offline=True, parents=[named], help="remove a user")
+    add_json(add(words, "list", _list, offline=True, parents=[common], help="list the users"))
 
 
 def _name(text: str) -> str:
