@@ -12,8 +12,11 @@ from broker.errors import BrokerError
 
 #: Seconds after a commit until the store is asked; a queue that keeps up is freed once a second.
 _DELAY = 1.0
-#: Seconds between two slices: freeing takes at most a fifth of the writer's time (10 ms a slice).
+#: Seconds between two slices where there is much to free: at most a fifth of the writer's time (10 ms a slice).
 _PAUSE = 0.04
+#: A slice of this many bytes says so. Consumers that work off a backlog at 15,000 messages a second leave 80 KB a
+#: pause: each slice would be a commit for a batch or two.
+_MUCH = 128 * 1024
 #: Seconds until it is looked again at what is retained: it gets old without a commit.
 _RETAINED = 5.0
 #: Bytes a slice.
@@ -65,6 +68,13 @@ class Freeing:
         finally:
             done, self._under_way = self._under_way, None
             if (freed or self._retention) and not self._stopped:
-                self._call = self._clock.callLater(_PAUSE if freed else _RETAINED, self._trim)
+                self._call = self._clock.callLater(_pause(freed), self._trim)
             if done is not None:
                 done.callback(None)
+
+
+def _pause(freed: int) -> float:
+    """Seconds until the next slice, after one of so many bytes."""
+    if freed >= _MUCH:
+        return _PAUSE
+    return _DELAY if freed else _RETAINED
