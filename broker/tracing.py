@@ -215,9 +215,9 @@ class TracedBroker(Broker):
             self._deliver(delivery)
         return delivery
 
-    def at_hand(self, queue: str) -> Delivery | None:
+    def at_hand(self, queue: str, **more: Any) -> Delivery | None:
         """One, if it is at hand."""
-        delivery = super().at_hand(queue)
+        delivery = super().at_hand(queue, **more)
         if delivery is not None:
             self._deliver(delivery)
         return delivery

@@ -340,9 +340,9 @@ class Broker(Overview):
         queues = await self._readable([queue] if isinstance(queue, str) else queue, wait)
         return await self._taking.take(queues, wait, leased, lease)
 
-    def at_hand(self, queue: str) -> Delivery | None:
+    def at_hand(self, queue: str, *, leased: bool = False, lease: int = 0) -> Delivery | None:
         """A message of `queue`, if one can be taken without waiting for anything; else `take` may find one."""
-        return None if self._supply.held else self._taking.at_hand(queue)
+        return None if self._supply.held else self._taking.at_hand(queue, leased, lease)
 
     async def peek(self, queue: str, *, wait: float = 0.0) -> Delivery | None:
         """The message that would be delivered next, without taking it; waits like `take`."""

@@ -66,13 +66,13 @@ class Taking:
                 waiter.queue.detach(waiter)
                 self._forget(waiter.queue)
 
-    def at_hand(self, name: str) -> Delivery | None:
+    def at_hand(self, name: str, leased: bool, lease: int) -> Delivery | None:
         """`Broker.at_hand`."""
         queue = self._directory.queues.get(name)
         if queue is None or not queue.id or queue.wanted or self._directory.is_alias(queue.destination):
             return None
         self._supply.use(queue)
-        delivery = queue.lend(self._now(), None, False, 0)
+        delivery = queue.lend(self._now(), None, leased, lease)
         if delivery is not None:
             self._supply.flush(queue)
             self._supply.lent(delivery)
