@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from twisted.internet.task import deferLater
 
+from broker.core.binding import named_source
 from broker.core.broker import Broker
 from broker.core.delivery import Delivery
 from broker.errors import BadValue, LeaseLost, NotFound
@@ -62,8 +63,7 @@ class Consuming:
         wait = wait_of(call.parameters, call.header("prefer"))
         worker, code = (call.parameters.text(name) or "" for name in ("worker", "code"))
         call.access.room()
-        take = self._broker.take(name, wait=wait, leased=not how, lease=lease)
-        delivery = await call.wait(take)
+        delivery = await self._next(call, wait, leased=not how, lease=lease)
         if delivery is None:
             return _nothing(name)
         call.access.lent([delivery])
@@ -76,6 +76,15 @@ class Consuming:
             await self._broker.ack([delivery])
             return answer
         return msgspec.structs.replace(answer, sent=partial(self._sent, delivery))
+
+    async def _next(self, call: Call, wait: int, *, leased: bool, lease: int) -> Delivery | None:
+        """The next message; None if none comes in time. One that is at hand is taken without a wait: 15 us less."""
+        name, delivery = call.match.channel, None
+        if named_source(name) is None:  # else the first take has it read another queue
+            delivery = self._broker.at_hand(name, leased=leased, lease=lease)
+        if delivery is None:
+            delivery = await call.wait(self._broker.take(name, wait=wait, leased=leased, lease=lease))
+        return delivery
 
     def _sent(self, delivery: Delivery, all_of_it: bool) -> None:
         """An answer with ``ack=auto`` is out of our send buffer, or its client is gone."""
@@ -103,7 +112,7 @@ class Consuming:
         with self._back_unless_answered(taken):
             most = wanted.max if again else min(wanted.max, call.access.room())
             while not again and len(taken) < most and size < MAX_BATCH_BYTES:
-                delivery = await call.wait(self._broker.take(name, wait=wait, leased=True, lease=lease))
+                delivery = await self._next(call, wait, leased=True, lease=lease)
                 if delivery is None:
                     break
                 taken.append(delivery)

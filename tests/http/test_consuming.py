@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from broker.core.policy import Policies, Policy, Rule
+from broker.errors import StoreUnavailable
 from broker.storage.memory import MemoryStore
 from tests.http.support import Response, World
 
@@ -325,6 +326,55 @@ def test_without_atomic_each_has_its_own_outcome() -> None:
     )
     assert [one["status"] for one in done.json["results"]] == [404, 204, 202]
     assert done.json["results"][0]["type"] == "/problems/not-found"
+
+
+def test_acks_in_a_row_share_a_commit_and_each_has_its_own_outcome() -> None:
+    world = World()
+    for _ in range(3):
+        world.post("raw")
+    (a, la), (b, lb), (c, lc) = (took(world, "raw") for _ in range(3))
+    ops = [
+        {"ack": {"id": a, "lease": la}},
+        {"ack": {"id": 1}},
+        {"ack": {"id": b, "lease": "stale"}},
+        {"ack": {"id": a, "lease": la}},
+        {"ack": {"id": c, "lease": lc}},
+    ]
+    world.store.hold = True
+    body = msgspec.json.encode({"ops": ops})
+    client = world.waiting("POST", "/commit?atomic=0", body, content_type="application/json")
+    assert client.answers() == []
+    world.store.release_commit()
+    assert [one["status"] for one in client.answer().json["results"]] == [204, 404, 409, 409, 204]
+    world.store.hold = False
+    assert world.ready("raw") == (0, 1)
+    assert commit(world, {"ack": {"id": b, "lease": lb}}).status == 200
+
+
+def test_acks_in_a_row_whose_commit_fails_are_on_loan_as_before() -> None:
+    world = World()
+    world.post("raw")
+    id, lease = took(world, "raw")
+    ops = [{"ack": {"id": 1}}, {"ack": {"id": id, "lease": lease}}]
+    world.store.hold = True
+    body = msgspec.json.encode({"ops": ops})
+    client = world.waiting("POST", "/commit?atomic=0", body, content_type="application/json")
+    world.store.fail_commit(StoreUnavailable("the disk is full"))
+    assert [one["status"] for one in client.answer().json["results"]] == [404, 503]
+    world.store.hold = False
+    if world.store.held is not None:
+        world.store.release_commit()
+    world.clock.advance(2)
+    assert world.ready("raw") == (0, 1)
+    assert commit(world, {"ack": {"id": id, "lease": lease}}).status == 200
+
+
+def test_a_queue_that_reads_another_by_its_name_does_so_though_it_has_messages_of_its_own() -> None:
+    world = World()
+    world.post("orders+audit", b"own")
+    assert world.get("orders+audit").body == b"own"
+    world.post("orders", b"of all")
+    assert world.get("orders+audit").body == b"of all"
 
 
 @pytest.mark.parametrize(
