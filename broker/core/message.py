@@ -50,8 +50,8 @@ class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def size(self) -> int:
         """Bytes of memory it is counted with, wherever memory is bounded."""
         size = OVERHEAD + len(self.body)
-        if self.headers:
-            size += sum(map(len, self.headers)) + sum(map(len, self.headers.values()))
+        if self.headers:  # asked for three times a message; the sums of their lengths take two to three times as long
+            size += len("".join([*self.headers, *self.headers.values()]))
         return size
 
 

@@ -345,9 +345,10 @@ class MemcacheProtocol(Protocol):
         burst, self._burst = self._burst, None
         sets, self._sets = self._sets, []
         assert burst is not None
-        promise = self._outbox.promise(sum(len(command.body) for command in sets), len(sets))
+        promise = self._outbox.promise(burst.bodies, len(sets))
 
-        def stored(first: int) -> bytes:
+        def stored(_: list[int]) -> bytes:
+            first = burst.first
             ids = range(first, first + len(sets)) if first else [0] * len(sets)
             return b"".join(
                 command.voice.said(Outcome.STORED, id, len(command.body)) for id, command in zip(ids, sets, strict=True)

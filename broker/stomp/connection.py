@@ -269,7 +269,7 @@ class StompProtocol(Protocol):
         burst, self._burst = self._burst, None
         sends, self._sends = self._sends, []
         assert burst is not None
-        promise = self._outbox.promise(sum(len(send.body) for send in sends), len(sends))
+        promise = self._outbox.promise(burst.bodies, len(sends))
         end = b"\n\n\0\n" if self._factory.terms.flavour.trailing_lf else b"\n\n\0"
         ids = [send.receipt for send in sends if send.receipt is not None]
         receipts = b"".join([b"RECEIPT\nreceipt-id:" + id + end for id in ids])
