@@ -46,10 +46,10 @@ class Overview:
         """True if there is such a queue, be it empty, or an alias."""
         return self._directory.exists(queue) or self._directory.is_alias(Destination(Kind.QUEUE, queue))
 
-    def is_drained(self, queue: str) -> bool:
-        """True if the queue is there, in use, and holds nothing at all: nothing would be found by a longer look."""
+    def nothing_ready(self, queue: str) -> bool:
+        """True if the queue is there, in use, and all it holds is on loan: nothing would be found by a longer look."""
         found = self._directory.queues.get(queue)
-        return found is not None and bool(found.id) and not found.waiting
+        return found is not None and bool(found.id) and not found.ready
 
     def policy_of(self, queue: str) -> Policy:
         """The rules of a queue, whether it is there or not."""

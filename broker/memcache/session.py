@@ -203,7 +203,7 @@ class Session:
         name = key.destination.name
         settles_first = self._broker.policy_of(name).get_settles == "before"
         delivery = None if settles_first else self._broker.at_hand(name)
-        if delivery is None and not self._broker.is_drained(name):
+        if delivery is None and not self._broker.nothing_ready(name):
             return None
         self._counters.cmd_get += 1
         if delivery is None:

@@ -63,14 +63,18 @@ def test_an_expired_one_before_it_is_settled_on_the_way() -> None:
     assert bench.broker.queue_stats("q").expired == 1
 
 
-def test_a_queue_is_drained_when_all_of_it_is_settled() -> None:
+def test_nothing_is_ready_when_all_of_it_is_settled_or_on_loan() -> None:
     bench = filled()
-    assert not bench.broker.is_drained("nobody")
-    assert not bench.broker.is_drained("q")
+    assert not bench.broker.nothing_ready("nobody")
+    assert not bench.broker.nothing_ready("q")
     for _ in range(2):
         assert bench.body("q") is not None
     last = bench.broker.at_hand("q")
     assert last is not None
-    assert not bench.broker.is_drained("q"), "it may come back"
+    assert bench.broker.nothing_ready("q")
+    bench.broker.release([last])
+    assert not bench.broker.nothing_ready("q")
+    last = bench.broker.at_hand("q")
+    assert last is not None
     result(bench.broker.ack([last]))
-    assert bench.broker.is_drained("q")
+    assert bench.broker.nothing_ready("q")
