@@ -137,7 +137,8 @@ def _get(client: Client, options: argparse.Namespace) -> int:
         if message is None:
             return Exit.DONE if taken else Exit.NOTHING
         try:
-            write(message, in_json=options.json, newline=newline)
+            fields = {"id": message.id, "content_type": message.content_type, "delivered": message.delivered}
+            write(fields, message.body, in_json=options.json, newline=newline)
         except OSError as error:
             return unwritten(error)
         client.settle(message.id)

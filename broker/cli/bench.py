@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from broker.cli.exits import Exit
-from broker.cli.output import as_json, print_lines, unwritten
+from broker.cli.output import as_json, printed
 from broker.cli.parsing import Commands, add, add_json, count, host_port
 from broker.cli.speech import Event, Http, Memcache, Refusal, Speaker, Stomp
 
@@ -263,11 +263,7 @@ def _run(options: argparse.Namespace) -> int:
         for connection in connections:
             connection.socket.close()
     said = _said(bench, own, options)
-    try:
-        print_lines([as_json(said)] if options.json else _lines(said, address))
-    except OSError as error:
-        return unwritten(error)
-    return Exit.DONE if bench.puts or bench.takes else Exit.NOTHING
+    return printed([as_json(said)] if options.json else _lines(said, address), bool(bench.puts or bench.takes))
 
 
 def _speaker(options: argparse.Namespace, address: str) -> Speaker:

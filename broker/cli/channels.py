@@ -5,17 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
-from broker.cli.client import Client
+from broker.cli.client import Client, path_of
 from broker.cli.exits import Exit
-from broker.cli.output import as_json, print_lines, table, unwritten
+from broker.cli.output import as_json, printed, short, table
 from broker.cli.parsing import Commands, add, count
 
-#: Characters of a body that a table shows.
-_SHOWN = 60
 #: Messages asked for at a time.
 _PAGE = 100
 
@@ -60,10 +58,6 @@ def add_to(commands: Commands) -> None:
     definitions.add_argument("--prune", action="store_true", help="with --apply: end what the file does not name")
 
 
-def _channel(queue: str) -> str:
-    return f"/channels/{quote(queue, safe='')}"
-
-
 def _browse(client: Client, options: argparse.Namespace) -> int:
     wishes = {"state": options.state, "match": options.match, "since": options.since}
     asked = {name: value for name, value in wishes.items() if value is not None}
@@ -72,13 +66,13 @@ def _browse(client: Client, options: argparse.Namespace) -> int:
     while after is not None and len(found) < options.count:
         limit = min(options.count - len(found), _PAGE)
         query = urlencode({**asked, "limit": limit, "after": after})
-        page = client.json("GET", f"{_channel(options.queue)}/messages?{query}")
+        page = client.json("GET", f"{path_of(options.queue)}/messages?{query}")
         found += page["messages"]
         after = page.get("after")
     if options.json:
-        return _printed(map(as_json, found), bool(found))
+        return printed(map(as_json, found), bool(found))
     headings = ("ID", "STATE", "FAILED", "TIME", "BODY")
-    return _printed(table(headings, map(_row, found), right=(2,)), bool(found))
+    return printed(table(headings, map(_row, found), right=(2,)), bool(found))
 
 
 def _row(message: dict[str, Any]) -> tuple[str, ...]:
@@ -87,22 +81,20 @@ def _row(message: dict[str, Any]) -> tuple[str, ...]:
     body = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False) if "data" in event else ""
     if "data_base64" in event:
         body = f"({message['size']} bytes)"
-    line = "".join(character if character.isprintable() else " " for character in body)
-    short = line if len(line) <= _SHOWN else f"{line[: _SHOWN - 3]}..."
-    return str(message["id"]), message["state"], str(message["attempts"]), event["time"], short
+    return str(message["id"]), message["state"], str(message["attempts"]), event["time"], short(body)
 
 
 def _told(what: str) -> Run:
     def run(client: Client, options: argparse.Namespace) -> int:
-        said = client.json("POST", f"{_channel(options.queue)}/{what}", b"")
-        return _printed([as_json(said)] if options.json else [], True)
+        said = client.json("POST", f"{path_of(options.queue)}/{what}", b"")
+        return printed([as_json(said)] if options.json else [])
 
     return run
 
 
 def _purge(client: Client, options: argparse.Namespace) -> int:
     query = f"?state={options.state}" if options.state else ""
-    client.json("DELETE", _channel(options.queue) + query)
+    client.json("DELETE", path_of(options.queue) + query)
     return Exit.DONE
 
 
@@ -110,12 +102,10 @@ def _stats(client: Client, options: argparse.Namespace) -> int:
     if options.queue is None:
         said = client.json("GET", "/stats")["broker"]
     else:
-        said = client.json("GET", f"{_channel(options.queue)}/stats?full=1")
+        said = client.json("GET", f"{path_of(options.queue)}/stats?full=1")
     if options.json:
-        return _printed([as_json(said)], True)
-    return _printed(
-        table(("NAME", "NUMBER"), ((name, _number(value)) for name, value in said.items()), right=(1,)), True
-    )
+        return printed([as_json(said)])
+    return printed(table(("NAME", "NUMBER"), ((name, _number(value)) for name, value in said.items()), right=(1,)))
 
 
 def _number(value: object) -> str:
@@ -125,7 +115,7 @@ def _number(value: object) -> str:
 def _definitions(client: Client, options: argparse.Namespace) -> int:
     if options.apply is None:
         said = client.json("GET", "/definitions")
-        return _printed([as_json(said) if options.json else json.dumps(said, indent=2, ensure_ascii=False)], True)
+        return printed([as_json(said) if options.json else json.dumps(said, indent=2, ensure_ascii=False)])
     if options.apply == "-":
         wanted = sys.stdin.buffer.read()
     else:
@@ -137,12 +127,4 @@ def _definitions(client: Client, options: argparse.Namespace) -> int:
             return Exit.USAGE
     asked = urlencode({"dry_run": int(options.dry_run), "prune": int(options.prune)})
     said = client.json("PUT", f"/definitions?{asked}", wanted)
-    return _printed(map(as_json, said["changes"]), True)
-
-
-def _printed(lines: Iterable[str], anything: bool) -> int:
-    try:
-        print_lines(lines)
-    except OSError as error:
-        return unwritten(error)
-    return Exit.DONE if anything else Exit.NOTHING
+    return printed(map(as_json, said["changes"]))

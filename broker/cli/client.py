@@ -60,7 +60,7 @@ class Client:
 
     def publish(self, queue: str, body: bytes, content_type: str) -> int:
         """Put a message into `queue`; its id. When this returns the message is on disk."""
-        _, _, answer = self._request("POST", _channel(queue), body, {"Content-Type": content_type})
+        _, _, answer = self._request("POST", path_of(queue), body, {"Content-Type": content_type})
         try:
             return int(json.loads(answer)["id"])
         except (ValueError, TypeError, KeyError):
@@ -72,7 +72,7 @@ class Client:
         while True:
             left = min(max(0, round(end - time.monotonic())), LONGEST_WAIT)
             how = f"?wait={left}" if left else "?nowait"
-            status, headers, body = self._request("GET", _channel(queue) + how, patience=left)
+            status, headers, body = self._request("GET", path_of(queue) + how, patience=left)
             if status == 200:
                 return _taken(headers, body)
             if not left:
@@ -169,7 +169,8 @@ class Client:
         self.close()
 
 
-def _channel(queue: str) -> str:
+def path_of(queue: str) -> str:
+    """Where HTTP has a queue."""
     return "/channels/" + quote(queue, safe="")
 
 

@@ -6,7 +6,6 @@ What knows the configuration is imported when it is needed, so that the other co
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import msgspec
 
 from broker.cli.exits import Exit
-from broker.cli.output import as_json
+from broker.cli.output import aligned, as_json, printed
 from broker.cli.parsing import Commands, add, add_group, add_json
 from broker.errors import BadName
 
@@ -82,15 +81,7 @@ def _show(options: argparse.Namespace) -> int:
     except BadName as error:
         print(f"broker: {options.name!r}: {error.reason}", file=sys.stderr)
         return Exit.USAGE
-    try:
-        sys.stdout.write(_in_json(rows) if options.json else _in_columns(rows))
-        sys.stdout.flush()
-    except OSError as error:
-        print(f"broker: cannot write: {error.strerror}", file=sys.stderr)
-        # Python would complain about the same once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.UNWRITTEN
-    return Exit.DONE
+    return printed(map(_in_json, rows) if options.json else _in_columns(rows))
 
 
 def _of_broker(options: argparse.Namespace) -> list[Row]:
@@ -129,15 +120,13 @@ def _bracketed(section: str) -> str:
     return f"[{section}]" if section else "built in"
 
 
-def _in_json(rows: Iterable[Row]) -> str:
-    lines = (as_json({"key": key, "value": msgspec.to_builtins(value), "from": where}) for key, value, where in rows)
-    return "".join(f"{line}\n" for line in lines)
+def _in_json(row: Row) -> str:
+    key, value, where = row
+    return as_json({"key": key, "value": msgspec.to_builtins(value), "from": where})
 
 
-def _in_columns(rows: list[Row]) -> str:
-    lines = [("key", "value", "from"), *((key, _in_toml(value), where) for key, value, where in rows)]
-    first, second = (max(len(line[column]) for line in lines) for column in (0, 1))
-    return "".join(f"{key:{first}}  {value:{second}}  {where}\n" for key, value, where in lines)
+def _in_columns(rows: list[Row]) -> Iterable[str]:
+    return aligned([("key", "value", "from"), *((key, _in_toml(value), where) for key, value, where in rows)])
 
 
 def _in_toml(value: Any) -> str:

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 from broker.cli.client import Client
 from broker.cli.exits import Exit
-from broker.cli.output import as_json, print_lines, table, unwritten
+from broker.cli.output import as_json, printed, table
 from broker.cli.parsing import Commands, add, add_group
 
 
@@ -67,7 +67,7 @@ def _status(client: Client, options: argparse.Namespace) -> int:
     else:
         said = client.json("PUT", f"/status?status={options.status}", b"{}")
     later = "" if said["holds"] == said["status"] else f" (soon; {said['holds']} until then)"
-    return _printed([as_json(said) if options.json else f"{said['status']}{later}"])
+    return printed([as_json(said) if options.json else f"{said['status']}{later}"])
 
 
 def _trace(client: Client, options: argparse.Namespace) -> int:
@@ -75,7 +75,7 @@ def _trace(client: Client, options: argparse.Namespace) -> int:
     asked |= {"bytes": options.bytes, "log": str(int(options.log))}
     query = urlencode({name: value for name, value in asked.items() if value is not None})
     for line in client.lines(f"/debug/trace?{query}"):
-        if done := _printed([line]):
+        if done := printed([line]):
             return done
     return Exit.DONE
 
@@ -91,25 +91,17 @@ def _off(client: Client, options: argparse.Namespace) -> int:
 def _set(client: Client, options: argparse.Namespace, level: str) -> int:
     query = urlencode({"part": options.part, "level": level})
     said = client.json("PUT", f"/debug/log?{query}", b"{}")
-    return _printed([as_json(said)] if options.json else [])
+    return printed([as_json(said)] if options.json else [])
 
 
 def _levels(client: Client, options: argparse.Namespace) -> int:
     said = client.json("GET", "/debug")
     if options.json:
-        return _printed([as_json(said)])
+        return printed([as_json(said)])
     rows = [("", said["log"]["level"]), *sorted(said["log"]["parts"].items())]
-    return _printed([*table(("PART", "LEVEL"), [(part or "(all others)", level) for part, level in rows])])
+    return printed(table(("PART", "LEVEL"), [(part or "(all others)", level) for part, level in rows]))
 
 
 def _stack(client: Client, options: argparse.Namespace) -> int:
     text = client.text("/debug/stack")
-    return _printed([as_json({"stack": text})] if options.json else text.splitlines())
-
-
-def _printed(lines: list[str]) -> int:
-    try:
-        print_lines(lines)
-    except OSError as error:
-        return unwritten(error)
-    return Exit.DONE
+    return printed([as_json({"stack": text})] if options.json else text.splitlines())

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from broker.cli.client import Client
+from broker.cli.client import Client, path_of
 from broker.cli.exits import Exit
 from broker.cli.flow_status import Dead, Row, lines, row_of
-from broker.cli.output import as_json, print_lines, unwritten
+from broker.cli.output import as_json, printed
 from broker.cli.parsing import Commands, add, add_group, add_url, count
 
 #: Seconds after which a worker that has asked for nothing is gone.
@@ -135,11 +135,15 @@ def definition(client: Client, flow: str) -> dict[str, Any]:
     return last if isinstance(last, dict) and isinstance(last.get("stages"), list) else {}
 
 
+def _unknown(flow: str) -> int:
+    print(f"broker: nothing is known of a flow {flow}: nobody has run it yet", file=sys.stderr)
+    return Exit.NOTHING
+
+
 def _status(client: Client, options: argparse.Namespace) -> int:
     said = definition(client, options.flow)
     if not said:
-        print(f"broker: nothing is known of a flow {options.flow}: nobody has run it yet", file=sys.stderr)
-        return Exit.NOTHING
+        return _unknown(options.flow)
     rows = _rows(client, said)
     if options.interval > 0:
         time.sleep(options.interval)  # rates are of the time between two looks
@@ -148,21 +152,16 @@ def _status(client: Client, options: argparse.Namespace) -> int:
     more = f"canary: {said['canary']} %" if said.get("canary") else ""
     for version, why in (said.get("refused") or {}).items():
         more = f"{version} was stopped: {why}"
-    try:
-        if options.json:
-            print_lines(as_json({**row._asdict(), "versions": dict(row.versions)}) for row in rows)
-        else:
-            print_lines(lines(options.flow, str(said.get("wanted") or ""), rows, dead, more, _replays(client)))
-    except OSError as error:
-        return unwritten(error)
-    return Exit.DONE
+    if options.json:
+        return printed(as_json({**row._asdict(), "versions": dict(row.versions)}) for row in rows)
+    return printed(lines(options.flow, str(said.get("wanted") or ""), rows, dead, more, _replays(client)))
 
 
 def _rows(client: Client, said: dict[str, Any]) -> list[Row]:
     found = []
     for stage in said["stages"]:
         for channel in stage["channels"]:
-            path = f"/channels/{quote(channel, safe='')}"
+            path = path_of(channel)
             stats = client.json("GET", f"{path}/stats?full=1")
             config = client.json("GET", f"{path}/config")["config"]
             workers = client.json("GET", f"{path}/consumers")["consumers"]
@@ -187,7 +186,7 @@ def _replays(client: Client) -> list[dict[str, Any]]:
 
 
 def _dead(client: Client, channel: str) -> Dead | None:
-    path = f"/channels/{quote(channel, safe='')}"
+    path = path_of(channel)
     count = client.json("GET", f"{path}/stats?full=1")["ready"]
     if not count:
         return None
@@ -199,8 +198,7 @@ def _dead(client: Client, channel: str) -> Dead | None:
 def _deploy(client: Client, options: argparse.Namespace) -> int:
     said = definition(client, options.flow)
     if not said:
-        print(f"broker: nothing is known of a flow {options.flow}: nobody has run it yet", file=sys.stderr)
-        return Exit.NOTHING
+        return _unknown(options.flow)
     before = said.get("wanted") or ""
     if before != options.version:
         said["before"] = before

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from broker.cli.output import aligned
+
 #: Characters of a bar.
 WIDTH = 20
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
@@ -94,13 +96,7 @@ def lines(
     slow, most = bottleneck(rows), max((row.waits for row in rows), default=0)
     cells: list[tuple[str, ...]] = [("", "", "", "on loan", "ready", "oldest", "in/s", "out/s", "eta", "version", "")]
     cells += [_cells(row, most, row is slow) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row_cells in cells:
-        aligned = (
-            cell.rjust(width) if 3 <= place <= 8 else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row_cells, widths, strict=True))
-        )
-        yield "  ".join(aligned).rstrip()
+    yield from aligned(cells, right=range(3, 9))
     for replay in replays:
         target = replay["target"]
         if isinstance(target, Mapping) and target.get("channel") in [row.channel for row in rows]:

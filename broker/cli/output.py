@@ -9,8 +9,10 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from broker.cli.client import Taken
 from broker.cli.exits import Exit
+
+#: Characters of a body that a table shows.
+_SHOWN = 60
 
 
 def as_json(value: dict[str, Any]) -> str:
@@ -18,10 +20,22 @@ def as_json(value: dict[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def print_lines(lines: Iterable[str]) -> None:
-    """Print; a name may hold what the terminal's encoding has not. Raises `OSError`."""
-    sys.stdout.buffer.write("".join(f"{line}\n" for line in lines).encode())
-    sys.stdout.buffer.flush()
+def printed(lines: Iterable[str], anything: bool = True) -> int:
+    """Print; the exit status. `anything`: it was not for nothing that somebody asked."""
+    # a name may hold what the terminal's encoding has not
+    said = "".join(f"{line}\n" for line in lines).encode()
+    try:
+        sys.stdout.buffer.write(said)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        return unwritten(error)
+    return Exit.DONE if anything else Exit.NOTHING
+
+
+def short(text: str) -> str:
+    """What a table shows of a body."""
+    line = "".join(character if character.isprintable() else " " for character in text)
+    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 3]}..."
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int] = ()) -> Iterator[str]:
@@ -44,22 +58,31 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Collect
                 console.print(drawn)
             yield from captured.get().splitlines()
             return
-    widths = [max(map(len, column)) for column in zip(headings, *lines, strict=True)]
-    for line in (tuple(headings), *lines):
+    yield from aligned([headings, *lines], right)
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> Iterator[str]:
+    """Lines whose columns stand one below the other; `right` are the columns of numbers."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
         cells = (
             cell.rjust(width) if number in right else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(line, widths, strict=True))
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         yield "  ".join(cells).rstrip()
 
 
-def write(message: Taken, *, in_json: bool, newline: bool) -> None:
-    """Write `message` to standard output and flush it; raises `OSError`."""
+def write(fields: dict[str, Any], body: bytes, *, in_json: bool, newline: bool) -> None:
+    """Write a message to standard output and flush it; `fields` stand beside its body in JSON. Raises `OSError`."""
     out = sys.stdout.buffer
     if in_json:
-        out.write(as_json(_fields(message)).encode() + b"\n")
+        try:
+            said = {"body": body.decode()}
+        except UnicodeDecodeError:
+            said = {"body_base64": base64.b64encode(body).decode()}
+        out.write(as_json(fields | said).encode() + b"\n")
     else:
-        out.write(message.body + b"\n" * newline)
+        out.write(body + b"\n" * newline)
     out.flush()
 
 
@@ -69,16 +92,3 @@ def unwritten(error: OSError) -> int:
     # Python would complain about the same once more at its end.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return Exit.UNWRITTEN
-
-
-def _fields(message: Taken) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "id": message.id,
-        "content_type": message.content_type,
-        "delivered": message.delivered,
-    }
-    try:
-        fields["body"] = message.body.decode()
-    except UnicodeDecodeError:
-        fields["body_base64"] = base64.b64encode(message.body).decode()
-    return fields

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterable
 from typing import Any
 
 from broker.cli.client import Client
 from broker.cli.exits import Exit
-from broker.cli.output import as_json, unwritten
+from broker.cli.output import aligned, as_json, printed
 from broker.cli.parsing import Commands, add
 
 _HEADINGS = ("QUEUE", "READY", "ON LOAN", "CONSUMERS", "AGE", "STATE")
@@ -35,24 +33,9 @@ def add_to(commands: Commands) -> None:
 
 def _queues(client: Client, options: argparse.Namespace) -> int:
     found = client.queues(options.glob)
-    lines = [as_json(queue) for queue in found] if options.json else list(_table(found))
     if not found:
         return Exit.NOTHING
-    try:
-        # a name may hold what the terminal's encoding has not
-        sys.stdout.buffer.write("".join(f"{line}\n" for line in lines).encode())
-        sys.stdout.buffer.flush()
-    except OSError as error:
-        return unwritten(error)
-    return Exit.DONE
-
-
-def _table(queues: Iterable[dict[str, Any]]) -> Iterable[str]:
-    rows = [_HEADINGS, *map(_row, queues)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
-    for name, *numbers, state in rows:
-        aligned = (number.rjust(width) for number, width in zip(numbers, widths[1:-1], strict=True))
-        yield "  ".join([name.ljust(widths[0]), *aligned, state]).rstrip()
+    return printed(map(as_json, found) if options.json else aligned([_HEADINGS, *map(_row, found)], right=range(1, 5)))
 
 
 def _row(queue: dict[str, Any]) -> tuple[str, ...]:

@@ -9,18 +9,18 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from broker.cli.client import Client
 from broker.cli.exits import Exit
-from broker.cli.output import as_json, print_lines, table, unwritten
+from broker.cli.output import as_json, printed, short, table
 from broker.cli.parsing import Commands, add, add_group, count
 
 #: Seconds between two looks at a replay: at first, and later on.
 _FIRST, _LOOK = 0.1, 0.5
-#: Characters of the bar, and of a sample's body.
-_BAR, _SHOWN = 24, 60
+#: Characters of the bar.
+_BAR = 24
 
 Run = Callable[[Client, argparse.Namespace], int]
 
@@ -118,26 +118,24 @@ def _begin(client: Client, options: argparse.Namespace, plan: dict[str, Any]) ->
         return _preview(client.json("POST", "/replays?dry_run=1", asked), options)
     said = client.json("POST", "/replays", asked)
     if options.detach:
-        return _printed([as_json(said) if options.json else str(said["id"])])
+        return printed([as_json(said) if options.json else str(said["id"])])
     return _follow(client, options, said)
 
 
 def _preview(said: dict[str, Any], options: argparse.Namespace) -> int:
     if options.json:
-        return _printed([as_json(said)])
+        return printed([as_json(said)])
     lines = [f"{said['matched']:,} of {said['examined']:,} messages"]
     if said["samples"]:
         rows = ((one["event"]["time"], str(one["size"]), _body(one["event"])) for one in said["samples"])
         lines += table(("TIME", "BYTES", "BODY"), rows, right=(1,))
-    status = _printed(lines)
-    return status or (Exit.DONE if said["matched"] else Exit.NOTHING)
+    return printed(lines, bool(said["matched"]))
 
 
 def _body(event: dict[str, Any]) -> str:
     data = event.get("data", event.get("data_base64", ""))
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
-    line = "".join(character if character.isprintable() else " " for character in text)
-    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 3]}..."
+    return short(text)
 
 
 # -- watching
@@ -153,7 +151,7 @@ def _follow(client: Client, options: argparse.Namespace, said: dict[str, Any]) -
     try:
         while True:
             if options.json and (line := as_json(said)) != last:
-                if status := _printed([line]):
+                if status := printed([line]):
                     return status
                 last = line
             elif drawn:
@@ -172,7 +170,7 @@ def _follow(client: Client, options: argparse.Namespace, said: dict[str, Any]) -
         raise
     if drawn:
         print(file=sys.stderr)
-    status = Exit.DONE if options.json else _printed([ending(said)])
+    status = Exit.DONE if options.json else printed([ending(said)])
     if said["state"] == "failed":
         print(f"broker: refused: {said['reason']}", file=sys.stderr)
         return Exit.REFUSED
@@ -210,9 +208,9 @@ def _span(seconds: int) -> str:
 def _list(client: Client, options: argparse.Namespace) -> int:
     found = client.json("GET", "/replays")["replays"]
     if options.json:
-        return _printed(map(as_json, found)) or (Exit.DONE if found else Exit.NOTHING)
+        return printed(map(as_json, found), bool(found))
     headings = ("ID", "STATE", "FROM", "TO", "LOOKED AT", "OF", "PUT IN", "WHY")
-    return _printed(table(headings, map(_row, found), right=(0, 4, 5, 6))) or (Exit.DONE if found else Exit.NOTHING)
+    return printed(table(headings, map(_row, found), right=(0, 4, 5, 6)), bool(found))
 
 
 def _row(said: dict[str, Any]) -> tuple[str, ...]:
@@ -237,7 +235,7 @@ def _patch(**what: str) -> Run:
         rate = getattr(options, "rate", None)
         wanted = {**what, **({"rate": rate} if rate is not None else {})}
         said = client.json("PATCH", f"/replays/{options.id}", json.dumps(wanted).encode())
-        return _printed([as_json(said) if options.json else ending(said)])
+        return printed([as_json(said) if options.json else ending(said)])
 
     return run
 
@@ -245,12 +243,4 @@ def _patch(**what: str) -> Run:
 def _cancel(client: Client, options: argparse.Namespace) -> int:
     said = client.json("DELETE", f"/replays/{options.id}{'?undo=1' if options.undo else ''}")
     said = said or client.json("GET", f"/replays/{options.id}")
-    return _printed([as_json(said) if options.json else ending(said)])
-
-
-def _printed(lines: Iterable[str]) -> int:
-    try:
-        print_lines(lines)
-    except OSError as error:
-        return unwritten(error)
-    return Exit.DONE
+    return printed([as_json(said) if options.json else ending(said)])

@@ -7,11 +7,13 @@ protocol wants besides (logging in, subscribing, an ACK, a DELETE). `feed` says 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from enum import Enum, auto
 from typing import Protocol
-from urllib.parse import quote
+
+from broker.cli.client import path_of
 
 
 class Refusal(Exception):
@@ -51,40 +53,52 @@ class Speaker(Protocol):
         """What these bytes, after those before, have said; raises `Refusal`."""
 
 
-class Memcache:
-    """``set`` and ``get``."""
+class _InTurn(ABC):
+    """A protocol that answers in the order in which it was asked; `put`, `take` and `taken` say what is asked how."""
 
     pushed = False
 
-    def __init__(self, queue: str, body: bytes, login: tuple[str, str] | None) -> None:
-        if re.search(r"[\s/%+]", queue):
-            raise Refusal(f"{queue!r} cannot be a key of memcache as it is; use letters, digits, . and -")
+    def __init__(self, put: bytes, take: bytes, taken: Event) -> None:
         self.out = bytearray()
-        self._put = b"set %b 0 0 %d\r\n%b\r\n" % (queue.encode(), len(body), body)
-        self._get = b"get %b\r\n" % queue.encode()
+        self._put, self._take, self._taken = put, take, taken
+        #: What the answers that are owed will mean, if they are good ones.
         self._asked: deque[Event] = deque()
+        self._early = [Event.READY]
         self._buffer = bytearray()
-        if login is None:
-            self._early = [Event.READY]
-        else:
-            self._early = []
-            token = " ".join(login).encode()
-            self.out += b"set login 0 0 %d\r\n%b\r\n" % (len(token), token)
-            self._asked.append(Event.READY)
 
     def put(self) -> None:
         self._asked.append(Event.PUT)
         self.out += self._put
 
     def take(self) -> None:
-        self._asked.append(Event.TAKEN)
-        self.out += self._get
+        self._asked.append(self._taken)
+        self.out += self._take
 
     def feed(self, data: bytes) -> Iterator[Event]:
-        buffer = self._buffer
-        buffer += data
+        self._buffer += data
         while self._early:
             yield self._early.pop()
+        yield from self._heard(self._buffer)
+
+    @abstractmethod
+    def _heard(self, buffer: bytearray) -> Iterator[Event]:
+        """Take the whole answers out of what has come."""
+
+
+class Memcache(_InTurn):
+    """``set`` and ``get``."""
+
+    def __init__(self, queue: str, body: bytes, login: tuple[str, str] | None) -> None:
+        if re.search(r"[\s/%+]", queue):
+            raise Refusal(f"{queue!r} cannot be a key of memcache as it is; use letters, digits, . and -")
+        put = b"set %b 0 0 %d\r\n%b\r\n" % (queue.encode(), len(body), body)
+        super().__init__(put, b"get %b\r\n" % queue.encode(), Event.TAKEN)
+        if login is not None:
+            token = " ".join(login).encode()
+            self.out += b"set login 0 0 %d\r\n%b\r\n" % (len(token), token)
+            self._asked.append(self._early.pop())
+
+    def _heard(self, buffer: bytearray) -> Iterator[Event]:
         while (end := buffer.find(b"\r\n")) >= 0:
             line = bytes(buffer[:end])
             if line == b"STORED":
@@ -170,38 +184,20 @@ class Stomp:
             raise Refusal(f"{said}: {body.decode(errors='replace').strip()}")
 
 
-class Http:
+class Http(_InTurn):
     """``POST``; ``GET`` and ``DELETE``."""
 
-    pushed = False
-
     def __init__(self, queue: str, body: bytes, token: str, host: str) -> None:
-        self.out = bytearray()
         common = f"Host: {host}\r\n" + (f"Authorization: Bearer {token}\r\n" if token else "")
-        path = "/channels/" + quote(queue, safe="")
-        self._put = (
+        path = path_of(queue)
+        put = (
             f"POST {path} HTTP/1.1\r\n{common}Content-Type: application/octet-stream\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         ).encode() + body
-        self._get = f"GET {path}?nowait HTTP/1.1\r\n{common}\r\n".encode()
+        super().__init__(put, f"GET {path}?nowait HTTP/1.1\r\n{common}\r\n".encode(), Event.CAME)
         self._delete = f"DELETE /messages/%b HTTP/1.1\r\n{common}\r\n".encode()
-        self._asked: deque[Event] = deque()
-        self._buffer = bytearray()
-        self._early = [Event.READY]
 
-    def put(self) -> None:
-        self._asked.append(Event.PUT)
-        self.out += self._put
-
-    def take(self) -> None:
-        self._asked.append(Event.CAME)
-        self.out += self._get
-
-    def feed(self, data: bytes) -> Iterator[Event]:
-        buffer = self._buffer
-        buffer += data
-        while self._early:
-            yield self._early.pop()
+    def _heard(self, buffer: bytearray) -> Iterator[Event]:
         while (blank := buffer.find(b"\r\n\r\n")) >= 0:
             status, *lines = bytes(buffer[:blank]).split(b"\r\n")
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}

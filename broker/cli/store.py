@@ -16,6 +16,7 @@ from typing import IO, Any
 import msgspec
 
 from broker.cli.exits import Exit
+from broker.cli.output import unwritten
 from broker.cli.parsing import Commands, add, add_json
 from broker.errors import BrokerError, ConfigError
 
@@ -146,9 +147,7 @@ def _dump(options: argparse.Namespace) -> int:
                 out.write(line)
             out.flush()
         except OSError as error:
-            # Python would complain about the same once more at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return _failed(Exit.UNWRITTEN, f"cannot write: {error.strerror}")
+            return unwritten(error)
         lost = {(one.lane, one.base): one for one in store.unreadable}
         for flaw in lost.values():
             last = flaw.base + flaw.count - 1

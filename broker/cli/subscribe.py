@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import os
 import sys
 from typing import Any
 
 from broker.cli.exits import Exit
-from broker.cli.output import as_json, unwritten
+from broker.cli.output import unwritten, write
 from broker.cli.parsing import Commands, add, add_json, count, host_port
 
 DEFAULT_STOMP = "127.0.0.1:61613"
@@ -77,7 +76,8 @@ async def _print(reactor: Any, host: str, port: int, options: argparse.Namespace
         left = options.count
         async for message in client.subscribe(_destination(options.destination), headers=headers):
             try:
-                _write(message.headers, message.body, options.json)
+                fields = {"destination": message.headers.get("destination"), "headers": dict(message.headers)}
+                write(fields, message.body, in_json=options.json, newline=True)
             except OSError as error:
                 return unwritten(error)
             try:
@@ -99,17 +99,3 @@ async def _print(reactor: Any, host: str, port: int, options: argparse.Namespace
 
 def _destination(text: str) -> str:
     return text if text.startswith("/") else f"/queue/{text}"
-
-
-def _write(headers: Any, body: bytes, in_json: bool) -> None:
-    out = sys.stdout.buffer
-    if in_json:
-        fields: dict[str, Any] = {"destination": headers.get("destination"), "headers": dict(headers)}
-        try:
-            fields["body"] = body.decode()
-        except UnicodeDecodeError:
-            fields["body_base64"] = base64.b64encode(body).decode()
-        out.write(as_json(fields).encode() + b"\n")
-    else:
-        out.write(body + b"\n")
-    out.flush()
