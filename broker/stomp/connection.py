@@ -271,8 +271,9 @@ class StompProtocol(Protocol):
         assert burst is not None
         promise = self._outbox.promise(burst.bodies, len(sends))
         end = b"\n\n\0\n" if self._factory.terms.flavour.trailing_lf else b"\n\n\0"
-        ids = [send.receipt for send in sends if send.receipt is not None]
-        receipts = b"".join([b"RECEIPT\nreceipt-id:" + id + end for id in ids])
+        receipts = b"".join(
+            [b"RECEIPT\nreceipt-id:" + send.receipt + end for send in sends if send.receipt is not None]
+        )
         _ = burst.put().addCallbacks(
             lambda _: promise.keep(receipts),
             lambda failure: self._refuse(failure.value, *[send.frame for send in sends], promise=promise),

@@ -306,8 +306,7 @@ class Parser:
             return None
         self._start = stop + 1
         self._state = _State.NOISE
-        with memoryview(buffer) as view:
-            return Repeated(head, receipt, bytes(view[begin:stop]))
+        return Repeated(head, receipt, _cut(buffer, begin, stop))
 
     def _remember(self, heads: dict[bytes, Head], start: int, end: int) -> None:
         """The header block that was just decoded may come again."""
@@ -410,9 +409,7 @@ class Parser:
             if end < 0:
                 self._scan = len(buffer)
                 return None
-        with memoryview(buffer) as view:
-            body = bytes(view[start:end])
-        frame = Frame(self._command, self._headers, body)
+        frame = Frame(self._command, self._headers, _cut(buffer, start, end))
         self._start = end + 1
         self._state = _State.NOISE
         return frame
@@ -423,13 +420,21 @@ class Parser:
 
 def _without_receipt(buffer: bytearray, start: int, end: int) -> tuple[bytes, bytes | None]:
     """A header block without its first receipt, and that; or with it, if it has to be decoded to be understood."""
-    at = buffer.find(_RECEIPT, start, end)
-    if at >= 0:
-        stop = buffer.find(b"\n", at + 1, end + 1)
-        receipt = bytes(buffer[at + len(_RECEIPT) : stop])
+    block = bytes(buffer[start:end])
+    before, found, rest = block.partition(_RECEIPT)
+    if found:
+        receipt, line_end, after = rest.partition(b"\n")
         if not receipt.translate(None, _SAFE):
-            return bytes(buffer[start:at] + buffer[stop:end]), receipt
-    return bytes(buffer[start:end]), None
+            return before + line_end + after, receipt
+    return block, None
+
+
+def _cut(buffer: bytearray, start: int, end: int) -> bytes:
+    """These octets. To copy a few of them twice takes 0.2 us, to make a view of them first 0.5."""
+    if end - start <= 4096:
+        return bytes(buffer[start:end])
+    with memoryview(buffer) as view:
+        return bytes(view[start:end])
 
 
 # -- out
