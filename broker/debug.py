@@ -40,11 +40,21 @@ class Levels:
     def __init__(self, default: str = "info") -> None:
         self.default = default
         self._said: dict[str, str] = {}
+        #: What `debugs` found out since the levels changed.
+        self._debugs: dict[str, bool] = {}
         self._predicate = LogLevelFilterPredicate(_level(default))
 
     def __call__(self, event: LogEvent) -> Any:
         """Whether `event` is logged."""
         return self._predicate(event)
+
+    def debugs(self, namespace: str) -> bool:
+        """Whether anything at all is logged of this part."""
+        found = self._debugs.get(namespace)
+        if found is None:
+            found = self._predicate.logLevelForNamespace(namespace) is LogLevel.debug
+            self._debugs[namespace] = found
+        return found
 
     @property
     def parts(self) -> Mapping[str, str]:
@@ -77,6 +87,7 @@ class Levels:
         for part, level in said.items():
             predicate.setLogLevelForNamespace(part, _level(level))
         self._said, self._predicate = said, predicate
+        self._debugs.clear()
 
 
 def _level(name: str) -> Any:

@@ -52,6 +52,8 @@ class Channel(http.HTTPChannel):
     #: When the request that comes in began to.
     _begun = 0.0
     _cut: IDelayedCall | None = None
+    #: The fields of the last request that was for us; who sends the same ones again, as most do, is not asked again.
+    welcome: Headers | None = None
     #: Notices when nothing comes for long.
     _alarm: IDelayedCall | None = None
     #: Since when nothing came.
@@ -59,7 +61,7 @@ class Channel(http.HTTPChannel):
     #: False: every line goes through twisted.web, so that somebody may see it.
     short_way = True
     #: What he may do who sent the last request.
-    _access: Access | None = None
+    access: Access | None = None
 
     def connectionMade(self) -> None:
         #: Asked of the kernel once, not for each request.
@@ -83,8 +85,8 @@ class Channel(http.HTTPChannel):
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        if self._access is not None:
-            self._access.leave(self._removed)
+        if self.access is not None:
+            self.access.leave(self._removed)
         self.site.disconnected(self)
         self._log.info("{peer} left after {answered} requests", peer=self.getPeer(), answered=self.answered)
 
@@ -98,10 +100,10 @@ class Channel(http.HTTPChannel):
 
     def identified(self, access: Access) -> None:
         """A request was sent by whom `access` is of; the connection is his then. `OverLimit` if he has too many."""
-        before = self._access
+        before = self.access
         if before is None or before.user is not access.user:
             access.enter(self._removed)
-            self._access = access
+            self.access = access
             if before is not None:
                 before.leave(self._removed)
 

@@ -12,6 +12,7 @@ import binascii
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -52,6 +53,9 @@ def attribute_value(header: str) -> str:
 
 def attributes(message: Message, message_id: str, source: Destination) -> dict[str, str]:
     """All attributes of a message, those that are required first."""
+    if not message.headers:  # the same as below: 2 us less
+        stamp = timestamp(message.stamp)
+        return {"specversion": VERSION, "id": message_id, "source": str(source), "type": "message", "time": stamp}
     said = {
         name[len(_PREFIX) :].lower(): value
         for name, value in message.headers.items()
@@ -71,15 +75,22 @@ def attributes(message: Message, message_id: str, source: Destination) -> dict[s
 
 def timestamp(stamp: int) -> str:
     """A stamp as RFC 3339."""
-    return (_EPOCH + timedelta(microseconds=stamp)).isoformat().replace("+00:00", "Z")
+    seconds, rest = divmod(stamp, 1_000_000)
+    return f"{_second(seconds)}.{rest:06d}Z" if rest else f"{_second(seconds)}Z"
+
+
+@lru_cache(1000)
+def _second(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat().removesuffix("+00:00")
 
 
 def structured(message: Message, message_id: str, source: Destination) -> dict[str, Any]:
     """A message as the JSON object of an event."""
-    event: dict[str, Any] = dict(attributes(message, message_id, source))
+    event: dict[str, Any] = {**attributes(message, message_id, source)}
     if message.content_type:
         event["datacontenttype"] = message.content_type
-    return event | data(message)
+    event.update(data(message))
+    return event
 
 
 def data(message: Message) -> dict[str, Any]:

@@ -244,5 +244,5 @@ async def _wanted(call: Call) -> Wanted:
 
 def _json(call: Call) -> bool:
     """True if the body should be JSON: it is there, and is not made of parameters."""
-    kind = (metadata.content_type(call.headers) or "").lower()
+    kind = (call.content_type or "").lower()
     return bool(call.received) and not kind.startswith((FORM, MULTIPART))

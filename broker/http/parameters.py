@@ -48,12 +48,16 @@ class Parameters:
 
     def __init__(self, query: bytes, content_type: str = "", body: bytes = b"") -> None:
         """Raises `Problem` 400 if `body` is broken multipart. `content_type` is the body's, as it came."""
-        self._values: dict[str, bytes] = dict(form_fields(query))
+        self._values: dict[str, bytes] = dict(form_fields(query)) if query else {}
         media = content_type.lower()
         if media.startswith(FORM):
             self._values.update(form_fields(body))
         elif media.startswith(MULTIPART):
             self._values.update(multipart_fields(content_type, body))
+
+    def __bool__(self) -> bool:
+        """True if there is any."""
+        return bool(self._values)
 
     def __contains__(self, name: str) -> bool:
         return name in self._values

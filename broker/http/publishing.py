@@ -137,7 +137,7 @@ class Publishing:
     @contextmanager
     def _alone(self, call: Call, destination: Destination) -> Iterator[None]:
         """Nothing else is published under this ``Idempotency-Key`` meanwhile; `Problem` 409 if something is now."""
-        key = call.key(Message()) if call.header("idempotency-key") else ""
+        key = call.key(Message()) if call.idempotency_key else ""
         if not key or not self._broker.rules_of(destination).dedup_window:
             yield
             return
@@ -152,14 +152,14 @@ class Publishing:
 
     def _same(self, call: Call, destination: Destination, message: Message) -> None:
         """That a key is not used for another message than before, as far as that is known; `Problem` 422."""
-        known = self._known.get((destination, message.key)) if call.header("idempotency-key") else None
+        known = self._known.get((destination, message.key)) if call.idempotency_key else None
         if known is not None and known[1] > self._broker.now() and known[0] != zlib.crc32(message.body):
             raise Problem(422, "idempotency-mismatch", "This Idempotency-Key was used for another message.")
 
     def _used(self, call: Call, destination: Destination, message: Message) -> None:
         """The key was used for this message."""
         window = self._broker.rules_of(destination).dedup_window
-        if not window or not call.header("idempotency-key"):
+        if not window or not call.idempotency_key:
             return
         self._known[destination, message.key] = zlib.crc32(message.body), self._broker.now() + window * 1000
         self._known.move_to_end((destination, message.key))
@@ -196,12 +196,12 @@ def source_of(text: str) -> Destination:
 
 
 def _media(call: Call) -> str:
-    return (metadata.content_type(call.headers) or "").partition(";")[0].strip().lower()
+    return (call.content_type or "").partition(";")[0].strip().lower()
 
 
 def _wished(call: Call, media: str, now: int) -> list[Message]:
     """The messages of a batch as the request's parameters want them. For any thread."""
-    keyed, found = bool(call.header("idempotency-key")), []
+    keyed, found = bool(call.idempotency_key), []
     for number, one in enumerate(messages_of(media, call.body, call.limits.size)):
         message = call.wished(one, now, own_wishes=True)
         found.append(msgspec.structs.replace(message, key=f"{message.key} {number}") if keyed else message)

@@ -90,14 +90,13 @@ def envelope(delivery: Delivery, now: int) -> dict[str, Any]:
     if delivery.token:
         found["lease"] = delivery.token
         found["lease_ends"] = cloudevents.timestamp(delivery.due)
-    return found | {
-        "priority": delivery.priority,
-        "timeout": delivery.lease // 1000,
-        "deliver": delivery.max_attempts,
-        "delivered": delivery.attempts + 1,
-        "received": max((now - delivery.message.stamp) // 1_000_000, 0),
-        "event": cloudevents.structured(delivery.message, delivery.message_id, delivery.source),
-    }
+    found["priority"] = delivery.priority
+    found["timeout"] = delivery.lease // 1000
+    found["deliver"] = delivery.max_attempts
+    found["delivered"] = delivery.attempts + 1
+    found["received"] = max((now - delivery.message.stamp) // 1_000_000, 0)
+    found["event"] = cloudevents.structured(delivery.message, delivery.message_id, delivery.source)
+    return found
 
 
 def looked_at(seen: Seen, *, body: bool) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from broker.http.routes import Endpoint
 
 #: Endpoints that answer anybody: what watches the broker has no password.
 PROBES = (Endpoint.HEALTH, Endpoint.READY)
+#: What the audit log calls them.
+_DOING = {endpoint: endpoint.name.lower().replace("_", " ") for endpoint in Endpoint}
 #: What a client may answer a 401 with (RFC 7617, RFC 6750).
 CHALLENGES = [
     (b"WWW-Authenticate", b'Basic realm="broker", charset="UTF-8"'),
@@ -63,16 +65,22 @@ def check(call: Call) -> None:
     What lists names, or numbers of several queues, shows what may be seen; that is the endpoint's matter.
     """
     access, match = call.access, call.match
-    access.doing = match.endpoint.name.lower().replace("_", " ")
-    match match.endpoint:
+    access.doing = _DOING[match.endpoint]
+    match match.endpoint:  # the commonest first: each case is a comparison, and there are 60
+        case Endpoint.PUBLISH | Endpoint.PUBLISH_BATCH:
+            access.publish(_channel(call))
+        case Endpoint.TAKE:
+            access.subscribe(_channel(call), waits=wait_of(call.parameters, call.header("prefer")) > 0)
+        case Endpoint.SETTLE | Endpoint.TOUCH | Endpoint.NACK:
+            access.settle(match.message)
+        case Endpoint.COMMIT:
+            pass  # each operation is looked at by itself
         case Endpoint.WELCOME | Endpoint.HEALTH | Endpoint.READY | Endpoint.OPENAPI | Endpoint.PROBLEM:
             pass
         case Endpoint.CHANNELS | Endpoint.TOPICS | Endpoint.CONSUMERS | Endpoint.REPLAYS | Endpoint.LINEAGE:
             access.look_around()
         case Endpoint.STATS | Endpoint.METRICS | Endpoint.STATUS:
             access.check(Action.BROWSE, None)
-        case Endpoint.TAKE:
-            access.subscribe(_channel(call), waits=wait_of(call.parameters, call.header("prefer")) > 0)
         case Endpoint.LEASE | Endpoint.STREAM:
             access.subscribe(_channel(call), waits=True)
         case Endpoint.TOPIC_STREAM:
@@ -87,8 +95,6 @@ def check(call: Call) -> None:
             | Endpoint.SOURCES
         ):
             access.check(Action.BROWSE, _channel(call))
-        case Endpoint.PUBLISH | Endpoint.PUBLISH_BATCH:
-            access.publish(_channel(call))
         case (
             Endpoint.PURGE
             | Endpoint.UNSUBSCRIBE
@@ -125,10 +131,6 @@ def check(call: Call) -> None:
             access.check(Action.ADMIN, None)
         case Endpoint.MESSAGE:
             access.look(match.message)
-        case Endpoint.TOUCH | Endpoint.SETTLE | Endpoint.NACK:
-            access.settle(match.message)
-        case Endpoint.COMMIT:
-            pass  # each operation is looked at by itself
         case Endpoint.BEGIN_REPLAY | Endpoint.REPLAY | Endpoint.CHANGE_REPLAY | Endpoint.END_REPLAY:
             pass  # its source and target are looked at
         case _:

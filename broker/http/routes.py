@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -196,10 +197,11 @@ _digits = re.compile(r"[0-9]+")
 _bad_escape = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 _Template = tuple[tuple[str, ...], Mapping[str, Endpoint]]
-_by_length: dict[int, list[_Template]] = {}
+#: By number of segments and the first of them, which is never a variable.
+_templates: dict[tuple[int, str], list[_Template]] = {}
 for _path, _methods in ROUTES.items():
     _segments = tuple(_path[1:].split("/"))
-    _by_length.setdefault(len(_segments), []).append((_segments, _methods))
+    _templates.setdefault((len(_segments), _segments[0]), []).append((_segments, _methods))
 
 
 def resolve(method: str, path: str) -> Match:
@@ -210,7 +212,7 @@ def resolve(method: str, path: str) -> Match:
     """
     if path.startswith("/"):
         segments = path[1:].split("/")
-        for template, methods in _by_length.get(len(segments), ()):
+        for template, methods in _templates.get((len(segments), segments[0]), ()):
             found = _match(template, segments)
             if found is not None:
                 endpoint = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
@@ -236,6 +238,12 @@ def _match(template: tuple[str, ...], segments: list[str]) -> list[tuple[str, st
 def _decode(variable: str, raw: str) -> str:
     if variable in _NUMBERS:
         return raw
+    return _name(raw)
+
+
+@lru_cache(1000)
+def _name(raw: str) -> str:
+    """What is wrong is not kept."""
     if _bad_escape.search(raw):
         raise Problem(400, "bad-parameter")
     try:

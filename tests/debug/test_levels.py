@@ -81,3 +81,13 @@ def test_bad_values_are_problems_and_change_nothing(query: str) -> None:
     answer = world.ask("PUT", f"/debug/log{query}", b"", Accept="application/json")
     assert (answer.status, answer.json["type"]) == (400, "/problems/bad-parameter")
     assert world.ask("GET", "/debug").json["log"]["parts"] == {}
+
+
+def test_a_part_is_known_to_log_everything_from_when_it_does() -> None:
+    levels = Levels()
+    assert not levels.debugs("broker.http.server.Site")
+    levels.set("http.server", "debug", "me")
+    assert levels.debugs("broker.http.server.Site")
+    assert not levels.debugs("broker.http.channel.Channel")
+    levels.clear("me")
+    assert not levels.debugs("broker.http.server.Site")

@@ -104,3 +104,10 @@ def test_who_waits_for_us_is_not_idle() -> None:
     assert not connection.closing
     world.clock.advance(1)
     assert connection.closing
+
+
+def test_each_head_on_a_connection_is_looked_at() -> None:
+    connection = World().connect()
+    for host, status in [("localhost", 200), ("localhost", 200), ("evil.example", 403), ("evil.example", 403)]:
+        connection.ask("GET", "/channels", headers={"Host": host})
+        assert connection.answer().status == status
