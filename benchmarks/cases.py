@@ -106,7 +106,7 @@ def _memory(connections: int, must: float, aim: float) -> Comparison:
         f"memory-{connections}",
         f"memcache set and get in memory, {connections} connections",
         load,
-        [Against(peers.Memcached, load, must, aim)],
+        [Against(peers.Memcached, load, must, aim), Against(peers.Bare, load)],
         peers.MemoryBroker,
     )
 

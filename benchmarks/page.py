@@ -76,7 +76,18 @@ def plots(report: Report) -> dict[str, str]:
     }
 
 
-_SERVERS = ("server", "messages/s", "ratio", "µs each", "p50 ms", "p99 ms", "p99.9 ms", "RSS MiB", "generator")
+_SERVERS = (
+    "server",
+    "messages/s",
+    "ratio",
+    "µs each",
+    "in kernel",
+    "p50 ms",
+    "p99 ms",
+    "p99.9 ms",
+    "RSS MiB",
+    "generator",
+)
 
 
 def _where(report: Report) -> str:
@@ -131,6 +142,7 @@ def _of_server(row: Row) -> Sequence[Any]:
         round(row["rate"]),
         row.get("ratio", ""),
         row.get("cpu_us", ""),
+        row.get("kernel_us", ""),
         *(times.get(name, "") for name in ("p50", "p99", "p99.9")),
         round(row["rss_mib"]),
         row["generator_share"],
@@ -142,7 +154,7 @@ def _latency(cases: Mapping[str, Report]) -> list[str]:
     for name, case in cases.items():
         if case["kind"] == "Latency":
             rows = [
-                (row["server"], f"{row['x']} % of {row['highest']:,}/s", *_of_server(row)[4:7]) for row in case["rows"]
+                (row["server"], f"{row['x']} % of {row['highest']:,}/s", *_of_server(row)[5:8]) for row in case["rows"]
             ]
             said += [f"**{name}**: {case['title']}\n", _table(("server", "load", "p50 ms", "p99 ms", "p99.9 ms"), rows)]
     if said:
@@ -156,7 +168,7 @@ def _growth(cases: Mapping[str, Report]) -> list[str]:
         if case["kind"] == "Sweep":
             said.append(f".. image:: _static/bench-{name}.svg\n   :alt: {case['title']}\n")
             rows = [(f"{row['x']:,}", *_of_server(row)[1:2], *_of_server(row)[3:]) for row in case["rows"]]
-            heads = (case["axis"], "messages/s", "µs each", "p50 ms", "p99 ms", "p99.9 ms", "RSS MiB", "generator")
+            heads = (case["axis"], *_SERVERS[1:2], *_SERVERS[3:])
             said.append(_table(heads, rows))
     return [*_section("How cost grows"), *said] if said else []
 

@@ -135,11 +135,16 @@ class Server:
 
     def cpu(self) -> float:
         """Seconds of processor time, of all its processes."""
-        ticks = 0
+        return sum(self.cpu_parts())
+
+    def cpu_parts(self) -> tuple[float, float]:
+        """The same in two parts: in its own code, and in the kernel's."""
+        own = kernel = 0
         for one in self.processes():
             fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+            own, kernel = own + int(fields[11]), kernel + int(fields[12])
+        second = os.sysconf("SC_CLK_TCK")
+        return own / second, kernel / second
 
     def rss(self) -> int:
         """Resident memory in bytes, of all its processes."""
@@ -210,6 +215,25 @@ class Memcached(Server):
     @classmethod
     def version(cls) -> str:
         return said(there("memcached"), "-V")
+
+
+class Bare(Server):
+    """What any server in Python on this reactor costs: it answers, and does nothing else."""
+
+    name = "the reactor alone"
+    protocols = ("memcache",)
+    durability = "none: it keeps nothing"
+
+    def command(self) -> Sequence[str]:
+        serve = f"from benchmarks.reactors import answer; answer({self.ports['memcache']})"
+        return [sys.executable, "-c", serve]
+
+    def environment(self) -> Mapping[str, str]:
+        return {"PYTHONPATH": str(ROOT)}
+
+    @classmethod
+    def version(cls) -> str:
+        return ""
 
 
 class Beanstalkd(Server):

@@ -84,8 +84,8 @@ CASES = {
 }
 
 
-def answer() -> None:
-    """The bare server. It prints its port and answers whatever comes as if it were sets."""
+def answer(at: int = 0) -> None:
+    """The bare server. It prints its port and answers whatever comes as if it were sets, or gets of what was set."""
     install()
     from twisted.internet import reactor
     from twisted.internet.interfaces import ITCPTransport
@@ -98,9 +98,9 @@ def answer() -> None:
 
         def dataReceived(self, data: bytes) -> None:
             assert self.transport is not None
-            self.transport.write(_STORED * data.count(b"set "))
+            self.transport.write(_STORED * data.count(b"set ") or _VALUE * data.count(b"get "))
 
-    port: Any = reactor.listenTCP(0, cast(Any, Factory.forProtocol(Answering)), interface="127.0.0.1")
+    port: Any = reactor.listenTCP(at, cast(Any, Factory.forProtocol(Answering)), interface="127.0.0.1")
     print(port.getHost().port, flush=True)
     reactor.run()
 

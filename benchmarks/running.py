@@ -95,18 +95,19 @@ def once(how: How, server: Server, load: Load) -> Row:
     assert running.stdout is not None
     if running.stdout.readline():  # else it could not connect, and `end` says so
         _settle(server)
-    cpu = server.cpu()
+    own, kernel = server.cpu_parts()
     begun = time.monotonic()
     found = end(running, how)
     passed = time.monotonic() - begun
-    cpu = server.cpu() - cpu
+    own, kernel = (after - before for after, before in zip(server.cpu_parts(), (own, kernel), strict=True))
     done = found["puts"] + found["takes"] if load.counts == "both" else found[load.counts]
     if not done:
         raise NotThere("it did nothing in time")
     row: Row = {
         "rate": done / max(found["seconds"], 1e-6),
-        "cpu_us": cpu / done * 1e6,
-        "server_share": cpu / passed,
+        "cpu_us": (own + kernel) / done * 1e6,
+        "kernel_us": kernel / done * 1e6,
+        "server_share": (own + kernel) / passed,
         "generator_share": found["cpu"] / passed,
         "rss_mib": server.rss() / MIB,
         "cut": found["cut"],
@@ -132,7 +133,7 @@ def _settle(server: Server) -> None:
 def middle(rows: Sequence[Row]) -> Row:
     """The medians of several runs."""
     found: Row = {"rates": [round(row["rate"]) for row in rows]}
-    for name in ("rate", "cpu_us", "server_share", "generator_share", "rss_mib"):
+    for name in ("rate", "cpu_us", "kernel_us", "server_share", "generator_share", "rss_mib"):
         found[name] = _round(statistics.median(row[name] for row in rows))
     for work in ("put", "take"):
         if times := [row[work] for row in rows if work in row]:
@@ -268,6 +269,7 @@ def _mixed(case: Mixed, how: How) -> list[Row]:
                     {
                         "rate": done / max(one["seconds"], 1e-6),
                         "cpu_us": 0.0,
+                        "kernel_us": 0.0,
                         "server_share": cpu / passed,
                         "generator_share": one["cpu"] / passed,
                         "rss_mib": server.rss() / MIB,
@@ -282,7 +284,7 @@ def _mixed(case: Mixed, how: How) -> list[Row]:
     said: list[Row] = []
     for place, load in enumerate(case.loads):
         row = middle([turn[place] for turn in rows])
-        del row["cpu_us"]
+        del row["cpu_us"], row["kernel_us"]
         said.append({"server": Broker.name, "load": f"{load.protocol} {load.settings}", **row})
     return said
 
