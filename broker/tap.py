@@ -63,16 +63,6 @@ def replaced(owner: Any, name: str, method: object) -> Callable[[], None]:
     return end
 
 
-def together(ends: Iterable[Callable[[], None]]) -> Callable[[], None]:
-    """All of these as one."""
-
-    def end() -> None:
-        for one in ends:
-            one()
-
-    return end
-
-
 class Tapped:
     """A transport, and what is written to it."""
 
@@ -87,6 +77,34 @@ class Tapped:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+
+def watched(
+    connection: Any,
+    tell: Tell,
+    instead: Mapping[str, object],
+    went: Callable[[bytes], None] | None = None,
+) -> Callable[[], None]:
+    """Have a connection use these `instead` of its own, and tell when it is gone; what is given ends that.
+
+    `went` is told what its outbox writes, if it has one.
+    """
+    lost = connection.connectionLost
+
+    def gone(reason: Any) -> None:
+        lost(reason)
+        tell("gone")
+
+    ends = [replaced(connection, name, method) for name, method in {**instead, "connectionLost": gone}.items()]
+    if went is not None:
+        outbox = connection._outbox
+        ends.append(replaced(outbox, "_transport", Tapped(outbox._transport, went)))
+
+    def end() -> None:
+        for one in ends:
+            one()
+
+    return end
 
 
 class Tap:

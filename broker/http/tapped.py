@@ -6,16 +6,15 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from broker.http.channel import Channel
-from broker.tap import Tell, replaced, together
+from broker.tap import Tell, watched
 
 Fields = Iterable[tuple[bytes, bytes]]
 
 
 def watch(channel: Channel, tell: Tell) -> Callable[[], None]:
     """Tell what comes and goes, until what is given is called. Its methods are replaced meanwhile."""
-    line, raw, lost = channel.lineReceived, channel.rawDataReceived, channel.connectionLost
+    line, raw, send = channel.lineReceived, channel.rawDataReceived, channel.send
     heads, write, write_all = channel.writeHeaders, channel.write, channel.writeSequence
-    send = channel.send
     head: list[bytes] = []
 
     def line_came(data: bytes) -> None:
@@ -52,21 +51,16 @@ def watch(channel: Channel, tell: Tell) -> Callable[[], None]:
         if body:
             tell("out", size=len(body), body=body)
 
-    def gone(reason: Any) -> None:
-        lost(reason)
-        tell("gone")
-
-    ends = [
-        replaced(channel, "short_way", False),
-        replaced(channel, "send", whole_went),
-        replaced(channel, "lineReceived", line_came),
-        replaced(channel, "rawDataReceived", raw_came),
-        replaced(channel, "writeHeaders", heads_went),
-        replaced(channel, "write", went),
-        replaced(channel, "writeSequence", all_went),
-        replaced(channel, "connectionLost", gone),
-    ]
-    return together(ends)
+    instead = {
+        "short_way": False,
+        "send": whole_went,
+        "lineReceived": line_came,
+        "rawDataReceived": raw_came,
+        "writeHeaders": heads_went,
+        "write": went,
+        "writeSequence": all_went,
+    }
+    return watched(channel, tell, instead)
 
 
 def _field(line: bytes) -> tuple[str, str]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
 from broker.memcache.commands import Command, Login, Malformed, Set
 from broker.memcache.connection import MemcacheProtocol
-from broker.tap import Tapped, Tell, replaced, together
+from broker.tap import Tell, watched
 
 
 def watch(connection: MemcacheProtocol, tell: Tell) -> Callable[[], None]:
     """Tell what comes and goes, until what is given is called. Its methods are replaced meanwhile."""
-    gather, begin, lost = connection._gather, connection._begin, connection.connectionLost
+    gather, begin = connection._gather, connection._begin
 
     def came(command: Command) -> None:
         # A login is a `set`, and who mistypes it says anything.
@@ -35,18 +34,7 @@ def watch(connection: MemcacheProtocol, tell: Tell) -> Callable[[], None]:
         came(command)
         begin(command)
 
-    def gone(reason: Any) -> None:
-        lost(reason)
-        tell("gone")
+    def went(data: bytes) -> None:
+        tell("out", size=len(data), body=data)
 
-    ends = [
-        replaced(connection, "_gather", gathered),
-        replaced(connection, "_begin", begun),
-        replaced(connection, "connectionLost", gone),
-        replaced(
-            connection._outbox,
-            "_transport",
-            Tapped(connection._outbox._transport, lambda data: tell("out", size=len(data), body=data)),
-        ),
-    ]
-    return together(ends)
+    return watched(connection, tell, {"_gather": gathered, "_begin": begun}, went)

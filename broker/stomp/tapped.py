@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from broker.stomp.connection import StompProtocol
 from broker.stomp.dialect import HANDSHAKE
 from broker.stomp.wire import Acks, Frame, FrameError, Limits, Parser, Repeated
-from broker.tap import Tapped, Tell, replaced, together
+from broker.tap import Tell, watched
 
 #: What we send is never longer.
 _LIMITS = Limits(line=1024 * 1024, head=16 * 1024 * 1024, headers=10_000, body=1024 * 1024 * 1024)
@@ -18,7 +17,6 @@ def watch(connection: StompProtocol, tell: Tell) -> Callable[[], None]:
     """Tell what comes and goes, until what is given is called. Its methods are replaced meanwhile."""
     parser = Parser(HANDSHAKE, _LIMITS)
     gather, gather_ack, obey = connection._gather, connection._gather_ack, connection._obey
-    lost, transport = connection.connectionLost, connection._outbox._transport
     readable = True
 
     def came(frame: Frame) -> None:
@@ -57,16 +55,10 @@ def watch(connection: StompProtocol, tell: Tell) -> Callable[[], None]:
             readable = False  # it began in the middle of a frame
             tell("out", unreadable=True, size=len(data))
 
-    def gone(reason: Any) -> None:
-        lost(reason)
-        tell("gone")
-
-    ends = [
-        replaced(connection, "_gather", gathered),
-        replaced(connection, "_gather_ack", gathered_ack),
-        replaced(connection, "_gather_acks", gathered_acks),
-        replaced(connection, "_obey", obeyed),
-        replaced(connection, "connectionLost", gone),
-        replaced(connection._outbox, "_transport", Tapped(transport, went)),
-    ]
-    return together(ends)
+    instead = {
+        "_gather": gathered,
+        "_gather_ack": gathered_ack,
+        "_gather_acks": gathered_acks,
+        "_obey": obeyed,
+    }
+    return watched(connection, tell, instead, went)
