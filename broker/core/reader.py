@@ -81,6 +81,7 @@ class Reader:
 
     __slots__ = (
         "_budget",
+        "ahead",
         "bits",
         "bytes",
         "claiming",
@@ -134,6 +135,8 @@ class Reader:
         self.followers: tuple[Reader, ...] = ()
         #: That of the consumers without a selector, and those of others. A queue nobody has used has none.
         self.scans: tuple[Scan, ...] = ()
+        #: When this number is delivered the last batch in memory is begun: time to read on. -1: nothing was read.
+        self.ahead = -1
         #: The stamp of the oldest message not settled, or of one that was.
         self.since = 0
         self._budget = budget

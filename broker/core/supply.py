@@ -185,6 +185,8 @@ class Supply:
         """A loan begins: keep account of it, and of its end if it has one."""
         self._stats.delivered += 1
         self._stats.delivered_bytes += len(delivery.message.body)
+        if delivery.seq == delivery.reader.ahead:
+            self._read_ahead(delivery.reader)
         if delivery.due:
             self.lease(delivery)
 
@@ -221,9 +223,7 @@ class Supply:
         for scan in queue.lacks:
             if scan.lacks:
                 if not scan.loading:
-                    scan.loading = self._fetching = True
-                    _ = Deferred.fromCoroutine(self._load(scan)).addErrback(self._not_loaded, scan)
-                    self._fetching = False
+                    self._begin_to_load(scan)
             elif (found := scan.head()) is not None and found[0] >= scan.reader.reserved:
                 self._journal.claim(scan.reader, found[0])
 
@@ -244,6 +244,23 @@ class Supply:
             if not looker.called:  # else whoever waited was cancelled
                 looker.errback(error) if error else looker.callback(None)
 
+    def _read_ahead(self, reader: Reader) -> None:
+        """The last batch in memory is begun: read what follows, so that nobody will wait for it; where memory allows.
+
+        Of 40 `get` under way nearly all come to wait when it has to be read first, 23 of each 1,000 messages: with it a
+        message out of a backlog takes as many calls of functions as one of a queue that is drained, else 1.3 % more.
+        """
+        reader.ahead = -1
+        scan = reader.scan
+        more = scan.window.end < reader.lane.next
+        if more and not scan.loading and scan.window.bytes + READ_BYTES <= scan.appetite:
+            self._begin_to_load(scan)
+
+    def _begin_to_load(self, scan: Scan) -> None:
+        scan.loading = self._fetching = True
+        _ = Deferred.fromCoroutine(self._load(scan)).addErrback(self._not_loaded, scan)
+        self._fetching = False
+
     async def _load(self, scan: Scan) -> None:
         reader = scan.reader
         queue = reader.queue
@@ -260,6 +277,8 @@ class Supply:
                 for batch in batches:
                     self._lost(reader, window.end, batch.base)
                     window.load(batch.base, batch.count, batch.data)
+                if batches and window is reader.window:
+                    reader.ahead = max(batches[-1].base, start)
                 if not batches:
                     self._lost(reader, start, reader.lane.next)
                     window.end = reader.lane.next

@@ -22,7 +22,7 @@ class Trimmed:
         self._clock = clock
         self._freed = list(freed)
 
-    def trim(self, budget: int, keep: Mapping[int, int] = {}) -> Deferred[int]:
+    def trim(self, budget: int, keep: Mapping[int, int]) -> Deferred[int]:
         self.asked.append(self._clock.seconds())
         return succeed(self._freed.pop(0) if self._freed else 0)
 
