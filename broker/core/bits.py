@@ -55,6 +55,14 @@ class Bits:
         chunks = self._chunks
         if chunks is None:
             chunks = self._chunks = {}
+        if high - low == 1:  # what consumers that take turns settle: 0.3 us less than as a range
+            number, offset = divmod(low, CHUNK)
+            old = chunks.get(number, 0)
+            if old >> offset & 1:
+                return 0
+            chunks[number] = old | 1 << offset
+            self.count += 1
+            return 1
         added = 0
         while low < high:
             number, offset = divmod(low, CHUNK)

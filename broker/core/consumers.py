@@ -128,7 +128,11 @@ class Consumers:
     def credited(self, subscription: Subscription) -> None:
         """It may have credit again."""
         if subscription.credit > 0:
-            self._ready.setdefault(self._rank(subscription), OrderedDict()).setdefault(subscription)
+            rank = self._rank(subscription)
+            ready = self._ready.get(rank)
+            if ready is None:  # an ack in a hundred: to make one each time, to be dropped, took 0.2 us
+                ready = self._ready[rank] = OrderedDict()
+            ready.setdefault(subscription)
 
     def exhausted(self, subscription: Subscription) -> None:
         """It has no credit."""
