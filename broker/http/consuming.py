@@ -82,6 +82,9 @@ class Consuming:
         name, delivery = call.match.channel, None
         if named_source(name) is None:  # else the first take has it read another queue
             delivery = self._broker.at_hand(name, leased=leased, lease=lease)
+            if delivery is None and not wait and self._broker.nothing_ready(name):
+                self._broker.status.check_take()
+                return None  # 35 us less than waiting in vain
         if delivery is None:
             delivery = await call.wait(self._broker.take(name, wait=wait, leased=leased, lease=lease))
         return delivery
