@@ -222,6 +222,13 @@ class TracedBroker(Broker):
             self._deliver(delivery)
         return delivery
 
+    def several_at_hand(self, queue: str, most: int, size: int, **more: Any) -> list[Delivery]:
+        """Several, as far as they are."""
+        deliveries = super().several_at_hand(queue, most, size, **more)
+        for delivery in deliveries:
+            self._deliver(delivery)
+        return deliveries
+
     def ack(self, deliveries: Iterable[Delivery]) -> Deferred[None]:
         """Settle."""
         return self._settling("ack", deliveries, super().ack)

@@ -94,6 +94,9 @@ async def test_one_that_names_none_begins_a_trace_which_it_carries(world: World)
     assert dict(world.spans("deliver q")[1].attributes or {})["broker.attempts"] == 1
     await broker.settle(again.id)
     assert len(world.spans("settle q")) == 2
+    await broker.publish(queue("q"), Message(body=b"y"))
+    assert len(broker.several_at_hand("q", 9, 100)) == 1
+    assert len(world.spans("deliver q")) == 3
     await broker.stop()
 
 

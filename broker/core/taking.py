@@ -78,6 +78,20 @@ class Taking:
             self._supply.lent(delivery)
         return delivery
 
+    def several_at_hand(self, name: str, most: int, size: int, leased: bool, lease: int) -> list[Delivery]:
+        """`Broker.several_at_hand`."""
+        first = self.at_hand(name, leased, lease)
+        if first is None:
+            return []
+        queue, now, found = first.reader.queue, self._now(), [first]
+        size -= len(first.message.body)
+        while len(found) < most and size > 0 and (delivery := queue.lend(now, None, leased, lease)) is not None:
+            self._supply.lent(delivery)
+            size -= len(delivery.message.body)
+            found.append(delivery)
+        self._supply.flush(queue)
+        return found
+
     async def peek(self, name: str, wait: float) -> Delivery | None:
         """`Broker.peek`."""
         if wait <= 0 and not self._directory.exists(name):

@@ -89,6 +89,16 @@ class Consuming:
             delivery = await call.wait(self._broker.take(name, wait=wait, leased=leased, lease=lease))
         return delivery
 
+    async def _several(self, call: Call, wait: int, most: int, size: int, lease: int) -> list[Delivery]:
+        """Some of the next messages, as far as they are at hand, at least one; none if none comes in time."""
+        name = call.match.channel
+        if named_source(name) is None:
+            found = self._broker.several_at_hand(name, most, size, leased=True, lease=lease)
+            if found:
+                return found
+        delivery = await self._next(call, wait, leased=True, lease=lease)
+        return [] if delivery is None else [delivery]
+
     def _sent(self, delivery: Delivery, all_of_it: bool) -> None:
         """An answer with ``ack=auto`` is out of our send buffer, or its client is gone."""
         if not delivery.on_loan:
@@ -110,19 +120,21 @@ class Consuming:
         name, wanted = call.match.channel, await _wanted(call)
         lease = 0 if wanted.timeout is None else min(wanted.timeout, MAX_SECONDS) * 1000
         taken = self._workers.again(name, wanted.attempt)
-        again, size = bool(taken), 0
+        again, size, turn = bool(taken), 0, 0
         wait = wanted.wait
         with self._back_unless_answered(taken):
             most = wanted.max if again else min(wanted.max, call.access.room())
             while not again and len(taken) < most and size < MAX_BATCH_BYTES:
-                delivery = await self._next(call, wait, leased=True, lease=lease)
-                if delivery is None:
+                room = min(most - len(taken), _PER_TURN - turn)
+                found = await self._several(call, wait, room, MAX_BATCH_BYTES - size, lease)
+                if not found:
                     break
-                taken.append(delivery)
-                call.access.lent([delivery])
-                size += len(delivery.message.body)
-                wait = 0
-                if len(taken) % _PER_TURN == 0:
+                taken += found
+                call.access.lent(found)
+                size += sum(len(delivery.message.body) for delivery in found)
+                wait, turn = 0, turn + len(found)
+                if turn == _PER_TURN:
+                    turn = 0
                     await deferLater(self._broker.clock, 0)
             answer = await self._written(call, taken) if taken else _nothing(name)
         if not again:

@@ -25,6 +25,26 @@ def test_the_next_one_is_on_loan_like_any_other() -> None:
     assert bench.body("q") == b"c"
 
 
+def test_several_are_taken_together_as_far_as_they_are_there() -> None:
+    bench = filled()
+    assert bench.body("q") == b"a"
+    several = bench.broker.several_at_hand("q", 1, 100, leased=True, lease=5_000)
+    several += bench.broker.several_at_hand("q", 9, 100, leased=True, lease=5_000)
+    assert [delivery.message.body for delivery in several] == [b"b", b"c"]
+    assert all(delivery.lease == 5_000 for delivery in several)
+    assert bench.broker.stats.delivered == 3
+    assert bench.broker.several_at_hand("q", 9, 100) == []
+    assert bench.broker.several_at_hand("nobody", 9, 100) == []
+    result(bench.broker.ack(several))
+
+
+def test_no_more_of_several_are_taken_once_there_is_enough_of_them() -> None:
+    bench = filled()
+    result(bench.broker.publish(queue("q"), text("d")))
+    assert bench.body("q") == b"a"
+    assert [delivery.message.body for delivery in bench.broker.several_at_hand("q", 9, 2)] == [b"b", b"c"]
+
+
 def test_there_is_none_where_there_is_no_queue_no_message_or_nothing_in_memory() -> None:
     bench = filled()
     assert bench.broker.at_hand("nobody") is None
