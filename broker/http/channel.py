@@ -30,6 +30,8 @@ LINGERING = 10.0
 SLOWEST = 300
 #: Seconds between two looks at what is still in the send buffer.
 _GLANCE = 0.005
+#: Heads of which a connection knows that they are for us: of a POST, of a GET and a DELETE, and of a POST of JSON.
+_WELCOME = 3
 #: Bytes of a body that are copied to be in one write with their head.
 _TOGETHER = 16 * 1024
 
@@ -52,8 +54,6 @@ class Channel(http.HTTPChannel):
     #: When the request that comes in began to.
     _begun = 0.0
     _cut: IDelayedCall | None = None
-    #: The fields of the last request that was for us; who sends the same ones again, as most do, is not asked again.
-    welcome: Headers | None = None
     #: Notices when nothing comes for long.
     _alarm: IDelayedCall | None = None
     #: Since when nothing came.
@@ -67,6 +67,8 @@ class Channel(http.HTTPChannel):
         #: Asked of the kernel once, not for each request.
         self._peer, self._host = self.transport.getPeer(), self.transport.getHost()
         super().connectionMade()
+        #: Fields of the last requests that were for us, by their identity.
+        self._welcome: dict[int, Headers] = {}
         #: What to call if the answers in our send buffer never leave it.
         self._expected: list[Callable[[], None]] = []
         if ITCPTransport.providedBy(self.transport):
@@ -97,6 +99,15 @@ class Channel(http.HTTPChannel):
     def getHost(self) -> IAddress:
         """Where it came in."""
         return self._host
+
+    def welcome(self, fields: Headers, check: Callable[[], None]) -> None:
+        """Have `check` raise what is against these fields. Those that are shared by many requests it sees once."""
+        if self._welcome.get(id(fields)) is fields:
+            return
+        check()
+        if len(self._welcome) == _WELCOME:
+            self._welcome.clear()
+        self._welcome[id(fields)] = fields
 
     def identified(self, access: Access) -> None:
         """A request was sent by whom `access` is of; the connection is his then. `OverLimit` if he has too many."""

@@ -318,11 +318,12 @@ class _Root(Resource):
             sink.end()
 
     def _match(self, request: Request, method: str, path: str) -> Match:
-        site, channel = self._site, request.channel
-        if channel.welcome is not request.requestHeaders:
+
+        def check() -> None:
             bound = getattr(request.getHost(), "host", "")  # a Unix socket has none
-            guard.check(request.header("host"), request.header("origin"), bound, site.hosts)
-            channel.welcome = request.requestHeaders
+            guard.check(request.header("host"), request.header("origin"), bound, self._site.hosts)
+
+        request.channel.welcome(request.requestHeaders, check)
         return routes.resolve(method, path)
 
     async def _access(self, request: Request, endpoint: Endpoint) -> Access:
