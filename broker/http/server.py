@@ -196,6 +196,7 @@ class Site(server.Site):
         self.hosts = hosts
         self.door = door
         self.levels = levels
+        self._namespace = self._log.namespace  # each look at a logger makes one
         self.stopping = False
         #: Long polls; ended first when we stop.
         self.waits: set[Cancellable] = set()
@@ -234,7 +235,7 @@ class Site(server.Site):
 
     def log(self, request: Any) -> None:
         """A request was answered. A line that nobody reads cost 6 us."""
-        if self.levels.debugs(self._log.namespace):
+        if self.levels.debugs(self._namespace):
             self._log.debug("{method} {path}: {status}", method=request.method, path=request.path, status=request.code)
 
     def acceptableProtocols(self) -> list[bytes]:
