@@ -6,22 +6,25 @@ answer and a Deferred for each of them takes 16 us; as a burst they take 2, and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 import msgspec
-from twisted.internet.defer import Deferred, succeed
 
 from broker.core.destination import Destination, Kind
 from broker.core.message import Message
 from broker.core.patterns import is_pattern
 from broker.core.topic import Live
 from broker.core.unit import Together, Unit
+from broker.errors import BrokerError
 
 if TYPE_CHECKING:
     from broker.core.publishing import Publishing
     from broker.core.reader import Reader
 
+#: Is told that messages are on disk, or why they are not.
+Told = Callable[[BrokerError | None], None]
 #: Messages that a burst holds at most; a further one begins the next.
 MAX_MESSAGES = 256
 
@@ -55,8 +58,8 @@ class Burst:
         self.size += message.size
         self.bodies += len(message.body)
 
-    def put(self) -> Deferred[list[int]]:
-        """Fires once they are on disk; fails as a publish does. Nobody here waits for it: each waiter costs 0.6 us."""
+    def put(self, told: Told) -> None:
+        """Put them in; `told` is called once they are on disk, or with why they are not. It must not raise."""
         raise NotImplementedError
 
     @property
@@ -83,15 +86,18 @@ class _Stored(Burst):
     """For a queue that nothing else depends on."""
 
     _reader: Reader
-    #: What its messages are stored as; one number stands for all of them.
-    _unit: Unit = attrs.field(init=False)
+    #: That of the first one, once it has one. The unit itself knows the burst: two that know each other would wait for
+    #: the garbage collector.
+    _numbers: list[int] = attrs.field(init=False)
 
-    def put(self) -> Deferred[list[int]]:
+    def put(self, told: Told) -> None:
         """See `Burst.put`."""
         messages = self._stamped()
         self._reader.queue.room.expect(self.size, len(messages))
-        self._unit = Unit([], self.size, together=Together(self._reader.lane, messages, self.size), ended=self._ended)
-        return self._publishing.append(self._unit)
+        together = Together(self._reader.lane, messages, self.size)
+        unit = Unit([], self.size, together=together, ended=self._ended, told=told)
+        self._numbers = unit.numbers
+        self._publishing.put(unit)
 
     def _ended(self, committed: bool) -> None:
         queue = self._reader.queue
@@ -104,7 +110,7 @@ class _Stored(Burst):
     @property
     def first(self) -> int:
         """See `Burst.first`."""
-        (seq,) = self._unit.numbers
+        (seq,) = self._numbers
         return 0 if seq < 0 else self._reader.delivery_id(seq)
 
 
@@ -117,12 +123,12 @@ class _Told(Burst):
 
     _topic: Destination
 
-    def put(self) -> Deferred[list[int]]:
+    def put(self, told: Told) -> None:
         """See `Burst.put`."""
         publishing, topic = self._publishing, self._topic
         publishing.offer(topic, [Live(message, publishing.live_id(), topic) for message in self._stamped()])
         publishing.count(topic, len(self.messages), self.bodies)
-        return succeed([])
+        told(None)
 
     @property
     def first(self) -> int:

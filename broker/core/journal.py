@@ -127,9 +127,14 @@ class Journal:
 
     def append(self, unit: Unit) -> Deferred[list[int]]:
         """Store a unit; fires with its numbers once it is on disk. Fails: nothing of it is kept."""
+        done = unit.done = Deferred()
+        self.put(unit)
+        return done
+
+    def put(self, unit: Unit) -> None:
+        """Store a unit that says itself who is told of it."""
         self._units.append(unit)
         self._start()
-        return unit.done
 
     def settle(self, reader: Reader, low: int, high: int) -> None:
         """Everything in ``low <= seq < high`` is settled; nothing to do where nothing is stored."""
@@ -342,7 +347,7 @@ class Journal:
 
         def tell() -> None:
             for unit in sealed.units:
-                unit.done.callback(unit.numbers)
+                self._tell(unit)
             for waiter in sealed.facts.waiters:
                 waiter.callback(None)
             self._committed(queues)
@@ -369,7 +374,7 @@ class Journal:
 
         def tell() -> None:
             for unit in units:
-                unit.done.errback(error)
+                self._tell(unit, error)
             self._committed({reader.queue for reader in sealed.facts.claims})
 
         return tell
@@ -402,7 +407,7 @@ class Journal:
             return lambda: None
         (unit,) = sealed.units
         self._end([unit], False)
-        return lambda: unit.done.errback(error)
+        return lambda: self._tell(unit, error)
 
     def _end(self, units: list[Unit], committed: bool) -> None:
         for unit in units:
@@ -411,6 +416,12 @@ class Journal:
                     unit.ended(committed)
                 except Exception:  # one unit's mistake must not stop all commits
                     self._log.failure("while ending a unit")
+
+    def _tell(self, unit: Unit, error: BrokerError | None = None) -> None:
+        try:
+            unit.tell(error)
+        except Exception:  # nor one waiter's mistake the others
+            self._log.failure("while telling of a unit")
 
     def _put_back(self, sealed: _Sealed) -> None:
         self._facts.join(sealed.facts)

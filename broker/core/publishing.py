@@ -50,7 +50,7 @@ class Publishing:
         self.directory = self._directory = directory
         self._journal = journal
         #: Commits a unit.
-        self.append = journal.append
+        self.put = journal.put
         self._stats = stats
         self._now = now
         self._changed = changed

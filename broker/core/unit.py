@@ -12,6 +12,7 @@ from broker.core.message import Message
 from broker.core.queue import Queue
 from broker.core.reader import Lane, Reader
 from broker.core.store import Failure
+from broker.errors import BrokerError
 
 
 @attrs.define(eq=False)
@@ -56,6 +57,17 @@ class Unit:
     together: Together | None = None
     #: Called when the outcome is known, before anybody is told: True if it is committed.
     ended: Callable[[bool], None] | None = None
+    #: Called then instead of `done`: with nothing once it is on disk, or with why it is not. It takes 0.2 us for 1.5.
+    told: Callable[[BrokerError | None], None] | None = None
     #: Fires with the number of each append (-1: its queue was deleted meanwhile).
-    done: Deferred[list[int]] = attrs.field(factory=Deferred)
+    done: Deferred[list[int]] | None = None
     numbers: list[int] = attrs.field(factory=list)
+
+    def tell(self, error: BrokerError | None) -> None:
+        """Tell the outcome to who waits for it; `error`: nothing of it is kept."""
+        if self.told is not None:
+            self.told(error)
+        elif self.done is not None and error is None:
+            self.done.callback(self.numbers)
+        elif self.done is not None:
+            self.done.errback(error)

@@ -347,23 +347,24 @@ class MemcacheProtocol(Protocol):
         assert burst is not None
         promise = self._outbox.promise(burst.bodies, len(sets))
 
-        def stored(_: list[int]) -> bytes:
+        def stored() -> bytes:
             first = burst.first
             ids = range(first, first + len(sets)) if first else [0] * len(sets)
             return b"".join(
                 command.voice.said(Outcome.STORED, id, len(command.body)) for id, command in zip(ids, sets, strict=True)
             )
 
-        def failed(failure: Failure) -> bytes:
-            return b"".join(self._failed(failure, command.voice) for command in sets)
-
-        def keep(reply: bytes) -> None:
+        def told(error: BrokerError | None) -> None:
+            if error is None:
+                reply = stored()
+            else:
+                reply = b"".join(self._failed(Failure(error), command.voice) for command in sets)
             self._counters.bytes_written += len(reply)
             promise.keep(reply)
             if self._ending == BECAUSE_OF_AN_ERROR:
                 self._work()
 
-        _ = burst.put().addCallbacks(stored, failed).addCallback(keep)
+        burst.put(told)
 
     def _set(self, command: Set) -> None:
         voice = command.voice

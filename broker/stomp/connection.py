@@ -24,7 +24,7 @@ from zope.interface import implementer
 from broker.auth.door import Access, host_of
 from broker.core.burst import Burst
 from broker.core.destination import Destination
-from broker.errors import OverLimit
+from broker.errors import BrokerError, OverLimit
 from broker.hello import TLS_HELLO, refuse
 from broker.outbox import Outbox, Promise, Transport
 from broker.stomp.dialect import ALL
@@ -274,10 +274,14 @@ class StompProtocol(Protocol):
         receipts = b"".join(
             [b"RECEIPT\nreceipt-id:" + send.receipt + end for send in sends if send.receipt is not None]
         )
-        _ = burst.put().addCallbacks(
-            lambda _: promise.keep(receipts),
-            lambda failure: self._refuse(failure.value, *[send.frame for send in sends], promise=promise),
-        )
+
+        def told(error: BrokerError | None) -> None:
+            if error is None:
+                promise.keep(receipts)
+            else:
+                self._refuse(error, *[send.frame for send in sends], promise=promise)
+
+        burst.put(told)
 
     def _obey(self, frame: Frame) -> None:
         if frame.command == "SUBSCRIBE" and "receipt" in frame.headers and self._outbox.owed:

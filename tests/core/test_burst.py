@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
+from twisted.internet.defer import Deferred
 
 from broker.core import burst as bursts
 from broker.core.burst import Burst
@@ -13,6 +17,7 @@ from broker.core.policy import Policies, Policy, Rule
 from broker.core.topic import Live
 from broker.errors import StoreUnavailable
 from tests.core.support import Bench, result, start, text
+from tests.support import flush_logged_errors
 
 
 def made(bench: Bench, to: Destination = queue("q"), count: int = 3) -> Burst:  # noqa: B008 - frozen
@@ -25,9 +30,16 @@ def made(bench: Bench, to: Destination = queue("q"), count: int = 3) -> Burst:  
     return burst
 
 
+def begin(burst: Burst) -> Deferred[None]:
+    """Fires when they are on disk."""
+    done: Deferred[None] = Deferred()
+    burst.put(lambda error: done.errback(error) if error else done.callback(None))
+    return done
+
+
 def put(burst: Burst) -> int:
     """The delivery id of the first one, once they are on disk."""
-    result(burst.put())
+    result(begin(burst))
     return burst.first
 
 
@@ -49,9 +61,38 @@ def test_they_are_stored_in_order_behind_what_was_there_and_have_ids_that_follow
     assert stamps == sorted(set(stamps))
 
 
+def test_one_whose_waiter_fails_does_not_keep_the_others_from_being_told() -> None:
+    bench = filled()
+    bench.memory.hold = True
+    told: list[object] = []
+
+    def fail(error: object) -> None:
+        raise ZeroDivisionError("a waiter's mistake")
+
+    for waiter in (told.append, fail, told.append):
+        made(bench).put(waiter)
+    bench.memory.release_commit()
+    bench.memory.release_commit()
+    assert told == [None, None]
+    assert len(flush_logged_errors(ZeroDivisionError)) == 1
+
+
+def test_a_burst_is_gone_once_it_is_told_without_the_garbage_collector() -> None:
+    bench = filled()
+    burst = made(bench)
+    left = weakref.ref(burst)
+    gc.disable()
+    try:
+        put(burst)
+        del burst
+        assert left() is None
+    finally:
+        gc.enable()
+
+
 def test_they_are_counted_and_there_after_a_restart() -> None:
     bench = filled()
-    result(made(bench).put())
+    result(begin(made(bench)))
     stats = bench.broker.queue_stats("q")
     assert (stats.published, stats.ready) == (4, 4)
     assert (bench.broker.stats.published, bench.broker.stats.published_bytes) == (4, len("first012"))
@@ -64,7 +105,7 @@ def test_several_ride_in_one_commit() -> None:
     bench.memory.hold = True
     before = bench.memory.commits
     three = [made(bench) for _ in range(3)]
-    told = [burst.put() for burst in three]
+    told = [begin(burst) for burst in three]
     bench.memory.release_commit()
     bench.memory.release_commit()
     assert all(one.called for one in told)
@@ -75,7 +116,7 @@ def test_several_ride_in_one_commit() -> None:
 def test_nothing_is_delivered_or_told_before_the_commit_and_a_failure_is_told_to_all() -> None:
     bench = filled()
     bench.memory.hold = True
-    told = made(bench).put()
+    told = begin(made(bench))
     assert not told.called
     assert bench.broker.queue_stats("q").ready == 1
     bench.memory.fail_commit(StoreUnavailable("no room"))
@@ -89,7 +130,7 @@ def test_a_queue_that_is_deleted_meanwhile() -> None:
     bench.memory.hold = True
     other = bench.broker.publish(queue("other"), text("x"))
     burst = made(bench)
-    told = burst.put()
+    told = begin(burst)
     _ = start(bench.broker.delete("q"))
     bench.memory.hold = False
     while bench.memory.held is not None:
@@ -107,7 +148,7 @@ def test_a_message_that_is_put_in_twice_is_two() -> None:
         assert burst is not None
         burst.add(message)
         burst.add(message)
-        result(burst.put())
+        result(begin(burst))
     taken = [result(start(bench.broker.take("q"))) for _ in range(5)]
     assert len({one.message.stamp for one in taken if one}) == 5
 

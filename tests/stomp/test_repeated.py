@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
-from broker.core.burst import _Stored
+from broker.core.burst import Told, _Stored
 from broker.core.destination import queue
 from broker.core.policy import Policies, Policy, Rule
 from broker.errors import StoreUnavailable
@@ -242,7 +242,12 @@ class TogetherTests(FrontTest):
         client = self.producer()
         put: list[int] = []
         original = _Stored.put
-        self.patch(_Stored, "put", lambda burst: put.append(len(burst.messages)) or original(burst))  # type: ignore[func-returns-value]
+
+        def counted(burst: _Stored, told: Told) -> None:
+            put.append(len(burst.messages))
+            original(burst, told)
+
+        self.patch(_Stored, "put", counted)
         client.raw(self.sends(*"abcde"))
         self.assertEqual(put, [5])
         self.assertEqual(self.broker.queue_stats(queue("q").name).published, 6)
