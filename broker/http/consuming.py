@@ -63,40 +63,35 @@ class Consuming:
         wait = wait_of(call.parameters, call.header("prefer"))
         worker, code = (call.parameters.text(name) or "" for name in ("worker", "code"))
         call.access.room()
-        delivery = await self._next(call, wait, leased=not how, lease=lease)
-        if delivery is None:
+        taken = await self._next(call, wait, 1, 1, leased=not how, lease=lease)
+        if not taken:
             return _nothing(name)
-        call.access.lent([delivery])
-        with self._back_unless_answered([delivery]):
+        (delivery,) = taken
+        call.access.lent(taken)
+        with self._back_unless_answered(taken):
             answer = delivered(call, delivery, self._broker.now())
         if not how:
-            self._workers.took(name, worker, code, [delivery], self._broker.now())
-            return msgspec.structs.replace(answer, lost=partial(self._lost, [delivery]))
+            self._workers.took(name, worker, code, taken, self._broker.now())
+            return msgspec.structs.replace(answer, lost=partial(self._lost, taken))
         if delivery.reader.queue.policy.get_settles == "before":
             await self._broker.ack([delivery])
             return answer
         return msgspec.structs.replace(answer, sent=partial(self._sent, delivery))
 
-    async def _next(self, call: Call, wait: int, *, leased: bool, lease: int) -> Delivery | None:
-        """The next message; None if none comes in time. One that is at hand is taken without a wait: 15 us less."""
-        name, delivery = call.match.channel, None
-        if named_source(name) is None:  # else the first take has it read another queue
-            delivery = self._broker.at_hand(name, leased=leased, lease=lease)
-            if delivery is None and not wait and self._broker.nothing_ready(name):
-                self._broker.status.check_take()
-                return None  # 35 us less than waiting in vain
-        if delivery is None:
-            delivery = await call.wait(self._broker.take(name, wait=wait, leased=leased, lease=lease))
-        return delivery
+    async def _next(self, call: Call, wait: int, most: int, size: int, *, leased: bool, lease: int) -> list[Delivery]:
+        """The next messages, as far as they are at hand, at least one; none if none comes in time.
 
-    async def _several(self, call: Call, wait: int, most: int, size: int, lease: int) -> list[Delivery]:
-        """Some of the next messages, as far as they are at hand, at least one; none if none comes in time."""
+        What is at hand is taken without a wait: 15 us less. That nothing is ready is said at once: 75 us less.
+        """
         name = call.match.channel
-        if named_source(name) is None:
-            found = self._broker.several_at_hand(name, most, size, leased=True, lease=lease)
+        if named_source(name) is None:  # else the first take has it read another queue
+            found = self._broker.several_at_hand(name, most, size, leased=leased, lease=lease)
             if found:
                 return found
-        delivery = await self._next(call, wait, leased=True, lease=lease)
+            if not wait and self._broker.nothing_ready(name):
+                self._broker.status.check_take()
+                return []
+        delivery = await call.wait(self._broker.take(name, wait=wait, leased=leased, lease=lease))
         return [] if delivery is None else [delivery]
 
     def _sent(self, delivery: Delivery, all_of_it: bool) -> None:
@@ -126,7 +121,7 @@ class Consuming:
             most = wanted.max if again else min(wanted.max, call.access.room())
             while not again and len(taken) < most and size < MAX_BATCH_BYTES:
                 room = min(most - len(taken), _PER_TURN - turn)
-                found = await self._several(call, wait, room, MAX_BATCH_BYTES - size, lease)
+                found = await self._next(call, wait, room, MAX_BATCH_BYTES - size, leased=True, lease=lease)
                 if not found:
                     break
                 taken += found

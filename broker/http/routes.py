@@ -197,11 +197,12 @@ _digits = re.compile(r"[0-9]+")
 _bad_escape = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 _Template = tuple[tuple[str, ...], Mapping[str, Endpoint]]
-#: By number of segments and the first of them, which is never a variable.
-_templates: dict[tuple[int, str], list[_Template]] = {}
+#: By number of segments, the first of them, which is never a variable, and the last, empty if it is one.
+_templates: dict[tuple[int, str, str], list[_Template]] = {}
 for _path, _methods in ROUTES.items():
     _segments = tuple(_path[1:].split("/"))
-    _templates.setdefault((len(_segments), _segments[0]), []).append((_segments, _methods))
+    _last = "" if _segments[-1].startswith("{") else _segments[-1]
+    _templates.setdefault((len(_segments), _segments[0], _last), []).append((_segments, _methods))
 
 
 def resolve(method: str, path: str) -> Match:
@@ -212,7 +213,9 @@ def resolve(method: str, path: str) -> Match:
     """
     if path.startswith("/"):
         segments = path[1:].split("/")
-        for template, methods in _templates.get((len(segments), segments[0]), ()):
+        length, first = len(segments), segments[0]
+        literal = _templates.get((length, first, segments[-1]), ())
+        for template, methods in (*literal, *_templates.get((length, first, ""), ())):
             found = _match(template, segments)
             if found is not None:
                 endpoint = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
