@@ -19,7 +19,6 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from twisted.internet.defer import Deferred
 
 from broker.core.consumers import Subscription
 from broker.core.delivery import Delivery
@@ -133,13 +132,11 @@ class BrokerMachine(RuleBasedStateMachine):
         try:
             if burst is not None and burst.takes(message):
                 burst.add(message)
-                published: Deferred[Any] = burst.put()
+                burst.put(lambda error: refused(error) if error else confirmed(None))
             else:
-                published = self.broker.publish(to, message)
+                _ = self.broker.publish(to, message).addCallbacks(confirmed, refused)
         except BrokerError:
             refused(None)
-        else:
-            _ = published.addCallbacks(confirmed, refused)
 
     # -- producers
 
