@@ -326,7 +326,7 @@ class Journal:
         for reader, mark in sealed.facts.claims.items():
             reader.reserved = mark
         # Queues are served in the order in which they had something to commit, not in that of their addresses.
-        queues = {reader.queue: None for reader in sealed.facts.claims}
+        queues = dict.fromkeys(reader.queue for reader in sealed.facts.claims)
         unseen = sealed.unseen
         for lane, size in sealed.lanes:
             messages = sealed.group.parts[lane.id]
@@ -375,7 +375,7 @@ class Journal:
         def tell() -> None:
             for unit in units:
                 self._tell(unit, error)
-            self._committed({reader.queue for reader in sealed.facts.claims})
+            self._committed(dict.fromkeys(reader.queue for reader in sealed.facts.claims))
 
         return tell
 

@@ -227,7 +227,7 @@ class Work:
         self._stats.replayed += len(step.routes)
         for route in step.routes:
             self._publishing.told(route, next(following) if route.append is not None else -1)
-        for queue in {delivery.reader.queue for delivery in step.moved}:
+        for queue in dict.fromkeys(delivery.reader.queue for delivery in step.moved):
             self._changed(queue)
         await deferLater(self._clock, 0)  # what was told has taken this turn's share
 
