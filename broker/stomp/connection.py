@@ -30,6 +30,7 @@ from broker.outbox import Outbox, Promise, Transport
 from broker.stomp.dialect import ALL
 from broker.stomp.errors import Refused, error_frame, refusal
 from broker.stomp.handshake import Agreed, agree
+from broker.stomp.heads import Heads
 from broker.stomp.heartbeat import Heartbeat
 from broker.stomp.session import Session
 from broker.stomp.wire import Acks, Frame, FrameError, Parser, Repeated, encode
@@ -369,7 +370,7 @@ class StompProtocol(Protocol):
         factory = self._factory
         self._parser.dialect, self._parser.limits = agreed.dialect, factory.limits
         self._parser.together = agreed.dialect.names_acks
-        self._parser.heads = factory.heads.setdefault(agreed.dialect.version, {})
+        self._parser.heads = factory.heads.setdefault(agreed.dialect.version, Heads())
         self._session = Session(
             factory.broker,
             access,

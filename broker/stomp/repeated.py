@@ -12,11 +12,12 @@ from broker.core.destination import Destination
 from broker.core.message import Message
 from broker.stomp.destinations import TEMPORARY, Form, Names
 from broker.stomp.errors import Refused
+from broker.stomp.heads import Head
 from broker.stomp.messages import USER, to_message
-from broker.stomp.wire import Head, Repeated
+from broker.stomp.wire import Repeated
 
-#: Blocks of which a session knows what they mean to it.
-_KNOWN = 16
+#: Senders of whom it is known what a block means that they share.
+_SENDERS = 16
 _TEMPORARY = tuple(TEMPORARY)
 
 
@@ -35,29 +36,32 @@ class Plan:
 
 
 class Plans:
-    """One session's. `own` gives the headers that the broker writes."""
+    """One session's. `user` gives the name that the broker tells of it, if it tells one.
 
-    def __init__(self, names: Names, own: Callable[[], dict[str, str]]) -> None:
+    What a block means to one session it means to all of that user: nothing in it is the session's own.
+    """
+
+    def __init__(self, names: Names, user: Callable[[], str]) -> None:
         self._names = names
-        self._own = own
-        self._known: dict[Head, Plan | None] = {}
+        self._user = user
 
     def of(self, repeated: Repeated) -> Plan | None:
         """None: there is more to it, and it is to be obeyed as any other frame."""
-        head = repeated.head
-        if head not in self._known:
-            if len(self._known) >= _KNOWN:
-                self._known.clear()
-            self._known[head] = self._made(head)
-        return self._known[head]
+        head, user = repeated.head, self._user()
+        plans: dict[str, Plan | None] = head.plans
+        if user not in plans:
+            if len(plans) >= _SENDERS:
+                plans.clear()
+            plans[user] = self._made(head, user)
+        return plans[user]
 
-    def _made(self, head: Head) -> Plan | None:
+    def _made(self, head: Head, user: str) -> Plan | None:
         headers = head.headers
         if "transaction" in headers or "user-id" in headers or headers.get("reply-to", "").startswith(_TEMPORARY):
             return None
         try:
             (target, *others) = self._names.parse(headers.get("destination", ""))
-            message = to_message(headers, b"", self._own(), 0)
+            message = to_message(headers, b"", own_headers(user), 0)
         except Refused:
             return None  # to be said of each by itself
         if others or target.form is not Form.PLAIN or not target.is_plain:

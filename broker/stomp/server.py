@@ -9,9 +9,10 @@ from twisted.internet.protocol import ServerFactory
 from broker.auth.door import Door
 from broker.core.broker import Broker
 from broker.stomp.connection import StompProtocol
+from broker.stomp.heads import Heads
 from broker.stomp.messages import Tails
 from broker.stomp.temporary import forget_leftovers
-from broker.stomp.wire import Head, Limits
+from broker.stomp.wire import Limits
 from broker.stomp.wishes import Terms
 
 #: Seconds in which CONNECT must come; RabbitMQ's.
@@ -49,7 +50,7 @@ class StompFactory(ServerFactory):
         self.linger = linger
         self.tails = Tails(terms.flavour)
         #: Header blocks that come again and again, by version.
-        self.heads: dict[str, dict[bytes, Head]] = {}
+        self.heads: dict[str, Heads] = {}
         self.connections: set[StompProtocol] = set()
         #: By their client-id, where no two may have the same.
         self.clients: dict[str, StompProtocol] = {}

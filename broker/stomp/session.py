@@ -25,7 +25,7 @@ from broker.stomp.dialect import Dialect
 from broker.stomp.errors import Refused
 from broker.stomp.headers import needed
 from broker.stomp.messages import USER, Tails, to_message
-from broker.stomp.repeated import Plan, Plans, own_headers
+from broker.stomp.repeated import Plan, Plans
 from broker.stomp.settling import Settling
 from broker.stomp.subscriptions import Subscriptions
 from broker.stomp.temporary import Temporaries, start_of
@@ -72,7 +72,7 @@ class Session:
             self._delivering,
             cancelled,
         )
-        self._plans = Plans(self._names, lambda: own_headers(access.user.name if terms.user_id else ""))
+        self._plans = Plans(self._names, lambda: access.user.name if terms.user_id else "")
         self._settling = Settling(broker, dialect, terms, self._subscriptions, self._delivering)
         self._ended = False
 

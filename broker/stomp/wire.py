@@ -17,6 +17,7 @@ import re
 import msgspec
 
 from broker.stomp.dialect import HANDSHAKE, Dialect
+from broker.stomp.heads import Head, Heads
 
 #: The buffer is cut only when at least this much of it is done with.
 COMPACT = 64 * 1024
@@ -28,17 +29,6 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
     command: str
     headers: dict[str, str] = {}
     body: bytes = b""
-
-
-class Head:
-    """A header block of SEND without its receipt, decoded; told from others by identity."""
-
-    __slots__ = ("headers", "length")
-
-    def __init__(self, headers: dict[str, str], length: int | None) -> None:
-        self.headers = headers
-        #: Octets of the body as announced; None: it ends at the first NUL.
-        self.length = length
 
 
 class Repeated:
@@ -84,9 +74,6 @@ _acks = re.compile(
 _ack_number = re.compile(rb"\.([0-9]+)\n\n")
 _A = ord("A")
 
-#: Header blocks that are remembered, of the connections that share them, and the longest of them (bytes).
-_HEADS = 1_024
-_LONGEST_HEAD = 512
 #: What a receipt may consist of that is known without being decoded: no escape, no blank, nothing to be escaped.
 _SAFE = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_."
 _RECEIPT = b"\nreceipt:"
@@ -207,7 +194,7 @@ class Parser:
         self.dialect = dialect
         self.limits = limits
         #: Header blocks of SEND that came before, if they are to be remembered; for this dialect and these limits.
-        self.heads: dict[bytes, Head] | None = None
+        self.heads: Heads | None = None
         #: Whether ACKs that came together are to be given as one, by `take`.
         self.together = False
         self._buffer = bytearray()
@@ -287,13 +274,13 @@ class Parser:
         self._state = _State.NOISE
         return acks
 
-    def _take_repeated(self, heads: dict[bytes, Head]) -> Repeated | None:
+    def _take_repeated(self, heads: Heads) -> Repeated | None:
         """A whole SEND whose header block came before; None: it did not, or there is something else about it.
 
         Blocks are remembered that were within the limits, and hold neither CR nor NUL.
         """
         buffer, start = self._buffer, self._start
-        end = buffer.find(b"\n\n", start, start + _LONGEST_HEAD)
+        end = buffer.find(b"\n\n", start, start + heads.LONGEST)
         if end < 0:
             return None
         block, receipt = _without_receipt(buffer, start, end)
@@ -308,17 +295,11 @@ class Parser:
         self._state = _State.NOISE
         return Repeated(head, receipt, _cut(buffer, begin, stop))
 
-    def _remember(self, heads: dict[bytes, Head], start: int, end: int) -> None:
+    def _remember(self, heads: Heads, start: int, end: int) -> None:
         """The header block that was just decoded may come again."""
-        block, receipt = _without_receipt(self._buffer, start, end)
-        if len(block) > _LONGEST_HEAD or b"\r" in block or _RECEIPT in block:
-            return
-        if len(heads) >= _HEADS:
-            heads.clear()
-        headers = self._headers
-        if receipt is not None:
-            headers = {name: value for name, value in headers.items() if name != "receipt"}
-        heads[block] = Head(headers, self._length)
+        block, _ = _without_receipt(self._buffer, start, end)
+        if b"\r" not in block and _RECEIPT not in block:
+            heads.came(block, self._headers, self._length)
 
     def _skip_noise(self) -> bool:
         """Skip heart-beats, line ends after the last frame, and stray NULs; True at the first octet of a frame."""

@@ -12,8 +12,9 @@ from broker.core.policy import Policies, Policy, Rule
 from broker.errors import StoreUnavailable
 from broker.stomp import flavour
 from broker.stomp.dialect import V1_0, V1_1, V1_2, Dialect
+from broker.stomp.heads import Heads
 from broker.stomp.server import StompFactory
-from broker.stomp.wire import Frame, FrameError, Head, Limits, Parser, Repeated
+from broker.stomp.wire import Frame, FrameError, Limits, Parser, Repeated
 from broker.stomp.wishes import Terms
 from tests.stomp.support import Client, FrontTest
 
@@ -26,12 +27,12 @@ _streams = st.lists(
 
 
 def written(frames: list[tuple[str, list[tuple[str, str]], bytes]]) -> bytes:
-    """Each frame twice, so that its header block repeats."""
+    """Each frame three times, so that its header block is remembered and comes again."""
     found = b""
     for command, lines, body in frames:
         head = "".join(f"{name}:{value}\n" for name, value in lines)
         found += f"{command}\n{head}\n".encode() + body + b"\0" + (b"\n" if len(body) % 2 else b"")
-    return found + found
+    return found * 3
 
 
 def parsed(parser: Parser, data: bytes, cuts: list[int]) -> tuple[list[Frame], str]:
@@ -57,22 +58,23 @@ def test_what_is_remembered_means_what_it_meant(
     data = written(frames)
     limits = Limits(body=8, headers=3, line=20)
     remembering = Parser(dialect, limits)
-    remembering.heads = {}
+    remembering.heads = Heads()
     assert parsed(remembering, data, cuts) == parsed(Parser(dialect, limits), data, [])
 
 
 def remembering() -> Parser:
     parser = Parser(V1_2, Limits())
-    parser.heads = {}
+    parser.heads = Heads()
     return parser
 
 
 def test_a_block_is_the_same_whatever_its_receipt() -> None:
     parser = remembering()
-    for receipt in ("1", "2"):
+    for receipt in ("0", "1", "2"):
         parser.feed(f"SEND\nreceipt:{receipt}\ndestination:/queue/q\n\nbody{receipt}\0".encode())
     parser.feed(b"SEND\ndestination:/queue/q\n\nnone\0")
-    first, second, third = parser.take(), parser.take(), parser.take()
+    before, first, second, third = [parser.take() for _ in range(4)]
+    assert isinstance(before, Frame)
     assert isinstance(first, Frame)
     assert isinstance(second, Repeated)
     assert isinstance(third, Repeated)
@@ -81,19 +83,29 @@ def test_a_block_is_the_same_whatever_its_receipt() -> None:
     assert first.headers == {"destination": "/queue/q", "receipt": "1"}
 
 
-def test_blocks_are_forgotten_when_there_are_many_and_long_ones_are_not_remembered() -> None:
+def heads_of(*blocks: bytes, most: int = 100) -> Heads:
+    """What is remembered of these blocks."""
     parser = remembering()
-    heads: dict[bytes, Head] = parser.heads or {}
-    assert parser.heads is not None
-    for n in range(3_000):
-        parser.feed(b"SEND\nn:%d\n\n\0" % n)
+    parser.heads = Heads(most)
+    for block in blocks:
+        parser.feed(block + b"\n\n\0")
         assert parser.take() is not None
-        assert len(parser.heads) <= 1_024
-    parser.heads.clear()
-    parser.feed(b"SEND\nlong:%s\n\n\0" % (b"x" * 600))
-    assert parser.take() is not None
-    assert not parser.heads
-    assert not heads
+        assert len(parser.heads._known) <= most
+        assert len(parser.heads._came) <= most
+    return parser.heads
+
+
+def test_blocks_are_forgotten_when_there_are_many_and_what_came_once_is_not_remembered() -> None:
+    blocks = [b"SEND\nn:%d" % n for n in range(300)]
+    assert len(heads_of(*blocks, most=300)) == 0
+    assert len(heads_of(*blocks, *blocks, most=300)) == 300
+    twice = [block for block in blocks for _ in range(2)]
+    assert 0 < len(heads_of(*twice)) <= 100
+
+
+def test_long_blocks_are_not_remembered() -> None:
+    assert len(heads_of(*[b"SEND\nlong:" + b"x" * 600] * 3)) == 0
+    assert len(heads_of(*[b"SEND\nshort:" + b"x" * 400] * 3)) == 1
 
 
 class TogetherTests(FrontTest):
@@ -106,10 +118,11 @@ class TogetherTests(FrontTest):
         )
 
     def producer(self) -> Client:
-        """One who has sent such a message before, so that the queue is there and the header block known."""
+        """One who has sent such messages before, so that the queue is there and the header block known."""
         client = self.open().connect()
-        client.raw(self.sends("first"))
-        self.assertEqual(self.taken(), [b"first"])
+        for body in ("first", "second"):
+            client.raw(self.sends(body))
+            self.assertEqual(self.taken(), [body.encode()])
         return client
 
     def taken(self, name: str = "q") -> list[bytes]:
@@ -250,4 +263,4 @@ class TogetherTests(FrontTest):
         self.patch(_Stored, "put", counted)
         client.raw(self.sends(*"abcde"))
         self.assertEqual(put, [5])
-        self.assertEqual(self.broker.queue_stats(queue("q").name).published, 6)
+        self.assertEqual(self.broker.queue_stats(queue("q").name).published, 7)
