@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,11 @@ from tests.support import leaks, logged_errors
 
 # The reactor twistd gives the broker, before pytest-twisted installs Twisted's own; BROKER_STOCK_REACTOR=1 keeps that.
 _stock = install()
+
+# Under nohup every process of the suite would ignore SIGHUP, and so would the brokers, as they should. What is handled
+# is not handed on.
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 # In CI the same examples every time: a change is judged by what it changes. Others are looked for at everybody's desk,
 # and by script/fuzz and script/soak. How long an example takes depends on who else uses the machine.
