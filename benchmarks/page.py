@@ -177,7 +177,7 @@ def _mixed(cases: Mapping[str, Report]) -> list[str]:
     said: list[str] = []
     for name, case in cases.items():
         if case["kind"] == "Mixed":
-            rows = [(row["load"], round(row["rate"]), *_of_server(row)[4:]) for row in case["rows"]]
+            rows = [(row["load"], round(row["rate"]), *_of_server(row)[5:]) for row in case["rows"]]
             heads = ("load", "messages/s", "p50 ms", "p99 ms", "p99.9 ms", "RSS MiB", "generator")
             said += [f"**{name}**: {case['title']}\n", _table(heads, rows)]
     return [*_section("Protocols together"), *said] if said else []

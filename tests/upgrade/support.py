@@ -46,6 +46,7 @@ class Line:
             stderr=subprocess.STDOUT,
             env={**os.environ, "LISTEN_FDNAMES": ":".join(sockets), **environment},
             pass_fds=descriptors,
+            start_new_session=True,
         )
         #: Who serves, or did last.
         self.pid = self._first.pid
@@ -99,9 +100,9 @@ class Line:
         self.signal()
         self.follow()
 
-    def follow(self) -> None:
-        """Wait until another process has taken over."""
-        found = self.until(f"{SERVES}|no upgrade|failed, taking back")
+    def follow(self, failed: str = "no upgrade|failed, taking back") -> None:
+        """Wait until another process has taken over; `failed` is said where none does."""
+        found = self.until(f"{SERVES}|{failed}")
         assert found[1], found.string
         self.pid = int(found[1])
 
@@ -124,19 +125,9 @@ class Line:
         return self
 
     def __exit__(self, *_: object) -> None:
-        mine = {self.pid, *(int(n) for n in re.findall(r"process (\d+)", "".join(self.said)))} - {self._first.pid}
-        self._first.kill()
+        with contextlib.suppress(ProcessLookupError):  # all have ended
+            os.killpg(self._first.pid, signal.SIGKILL)
         self._first.wait()
-        for pid in mine:
-            if self._is_mine(pid):
-                os.kill(pid, signal.SIGKILL)
         self._reader.join(PATIENCE)
         assert self._first.stdout is not None
         self._first.stdout.close()
-
-    def _is_mine(self, pid: int) -> bool:
-        """That there is such a process, and its directory is ours: numbers are given again."""
-        try:
-            return os.path.samefile(f"/proc/{pid}/cwd", self.folder)
-        except OSError:
-            return False
