@@ -23,6 +23,7 @@ LONGEST, _KEPT = 2048, 500
 _request = re.compile(rb"([A-Z]+) (/[!-~]*) HTTP/1\.1")
 #: A field without blanks at the ends of its value, and without what could end a line.
 _field = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00\r\n]*?)[ \t]*")
+_secret = re.compile(rb"authorization", re.IGNORECASE)
 #: Fields that say how to read on, but for the length.
 _RARE = (b"transfer-encoding", b"expect", b"upgrade", b"connection")
 
@@ -44,7 +45,7 @@ def request_line(line: bytes) -> tuple[bytes, bytes] | None:
 def read(block: bytes) -> Head | None:
     """The lines between the first and the empty one; None: something is rare, or wrong."""
     # what is secret is not kept
-    return _read(block) if b"uthorization" in block else _known(block)
+    return _read(block) if _secret.search(block) else _known(block)
 
 
 def _read(block: bytes) -> Head | None:
