@@ -115,17 +115,11 @@ class Folding:
     def _close(self, run: list[Row]) -> None:
         head = run[0]
         if len(run) > 1:
-            count = sum(row.count for row in run)
-            soonest = [row.next_expiry for row in run if row.next_expiry]
-            latest = [row.max_expiry for row in run]
-            head = Row(
-                head.lane,
-                head.base,
-                count,
-                head.before,
-                min(soonest, default=0),
-                max(latest) if all(latest) else 0,
-                head.t0,
-                b"".join(row.data for row in run),
-            )
+            soonest = latest = 0
+            if some := [row.next_expiry for row in run if row.next_expiry]:
+                last = [row.max_expiry for row in run]
+                soonest, latest = min(some), max(last) if all(last) else 0
+            count = run[-1].base + run[-1].count - head.base
+            data = b"".join([row.data for row in run])
+            head = Row(head.lane, head.base, count, head.before, soonest, latest, head.t0, data)
         self.rows.append(head)

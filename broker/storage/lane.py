@@ -45,12 +45,12 @@ class Lane(msgspec.Struct, eq=False, gc=False):
     @property
     def floor(self) -> int:
         """Below this number nobody wants anything but stragglers, which are kept apart; all of it when nobody reads."""
-        return min([self.next, *(reader.settled.cursor for reader in self.readers)])
+        return min([self.next, *[reader.settled.cursor for reader in self.readers]])
 
     @property
     def unwanted(self) -> int:
         """Below this number every reader has settled everything, and nothing is retained."""
-        return min([self.kept, *(reader.settled.first_open for reader in self.readers)])
+        return min([self.kept, *[reader.settled.first_open for reader in self.readers]])
 
     def freeable(self) -> list[Range]:
         """Ranges of which nobody wants anything: below the cursors, and whole chunks above them."""

@@ -112,6 +112,8 @@ def split(count: int, data: bytes) -> list[msgspec.Raw]:
 
 def expiry(messages: list[Message]) -> tuple[int, int]:
     """`Part.next_expiry` and `Part.max_expiry` of these messages."""
+    if len(messages) == 1:  # as nearly always, where many queues share a commit
+        return messages[0].expires, messages[0].expires
     moments = [message.expires for message in messages if message.expires]
     if not moments:
         return 0, 0

@@ -85,6 +85,8 @@ class SQLiteStore:
         self._flaws = Flaws()
         self._preparing = False
         self._fold: Folding | None = None
+        #: Lanes that were tried for something to free while a fold of theirs may have been on its way.
+        self._tried: set[int] = set()
         self._fold_after = 0.0
         self._fold_alone: IDelayedCall | None = None
         self._tasks: set[Deferred[None]] = set()
@@ -257,6 +259,7 @@ class SQLiteStore:
     async def _fold_ahead(self) -> None:
         """Prepare a fold, and have it ride in the next commit, or in its own if there is none."""
         self._preparing = True
+        self._tried.clear()
         try:
             self._fold = await self._prepare(self._unfolded.upto())
         except StoreUnavailable as error:
@@ -286,7 +289,7 @@ class SQLiteStore:
         folding = Folding(upto)
         for some in fold.slices(keeps):
             await self._file.read(reading.fetch, some, folding)
-        folding.finish()
+        await self._file.read(lambda _: folding.finish())  # it joins megabytes
         return folding
 
     async def _commit_fold(self) -> None:
@@ -315,7 +318,8 @@ class SQLiteStore:
         self._unfolded.forget(folding.upto)
         self._ledger.checkpointed()
         # What was settled since the preparation is in batches now, and may be freed.
-        self._ledger.moved.update(row.lane for row in folding.rows if row.lane in self._ledger.lanes)
+        self._ledger.moved.update(lane for lane in self._tried if lane in self._ledger.lanes)
+        self._tried.clear()
         if folding.unreadable:
             self._report(folding.unreadable)
             for one in folding.unreadable:
@@ -405,6 +409,8 @@ class SQLiteStore:
                 lanes = freeing.plan(self._ledger)
                 if not lanes:
                     break
+                if self._preparing or self._fold is not None:
+                    self._tried.update(lane for lane, _ in lanes)
                 freed, done = await self._file.make_room(freeing.write, lanes, budget)
                 freeing.apply(self._ledger, lanes[:done])
                 self._checkpoints.watch()
