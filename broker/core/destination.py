@@ -26,6 +26,9 @@ class Kind(enum.Enum):
     #: What a replay has done so far; the name is its number.
     REPLAY = "replay"
 
+    #: By identity: `Enum`'s own is a call of Python, and every look for a log hashes it.
+    __hash__ = object.__hash__
+
 
 class Destination(msgspec.Struct, frozen=True, array_like=True):
     """The identity of a log: queue ``orders`` and topic ``orders`` are two."""
