@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from broker.core.binding import named_source
 from broker.core.browsing import Accepts, Browsing, Page, Seen, State, reasons
-from broker.core.burst import Burst, burst
+from broker.core.burst import Burst, Told, burst, put
 from broker.core.clock import Delays
 from broker.core.consumers import Line, Subscription
 from broker.core.delivery import Delivery
@@ -222,6 +222,10 @@ class Broker(Overview):
     def burst(self, destination: Destination) -> Burst | None:
         """What puts plain messages into a queue together; None if each is to be published by itself."""
         return burst(self._publishing, destination)
+
+    def put(self, bursts: Sequence[Burst], told: Told) -> None:
+        """Put them in: `told` is called once all are on disk, or with why none of them is kept. It must not raise."""
+        put(bursts, told)
 
     def publish_to(self, destinations: Iterable[Destination], message: Message) -> Deferred[Published]:
         """The same for several destinations, each once: all of them get it, or none."""

@@ -253,14 +253,16 @@ class Journal:
         group.reserved = {reader.id: mark for reader, mark in facts.claims.items()}
         sizes: dict[Lane, int] = {}
         for unit in sealed.units:
-            if (put := unit.together) is not None:
-                if put.lane.gone:
-                    unit.numbers.append(-1)
+            for put in unit.parts:
+                lane = put.lane
+                if lane.gone:
+                    put.number = -1
                     continue
-                part = group.parts.setdefault(put.lane.id, [])
-                unit.numbers.append(put.lane.next + len(part))
+                part = group.parts.setdefault(lane.id, [])
+                put.number = lane.next + len(part)
                 part += put.messages
-                sizes[put.lane] = sizes.get(put.lane, 0) + put.size
+                sizes[lane] = sizes.get(lane, 0) + put.size
+            if unit.parts:
                 continue
             for append in unit.appends:
                 lane = append.lane

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -30,14 +31,18 @@ class Append:
     until: int = 0
 
 
-@attrs.define(eq=False)
-class Together:
+class Together(Protocol):
     """Messages for one lane that its one reader gets; nothing else is to be done for them."""
 
     lane: Lane
     messages: list[Message]
     #: Bytes of memory that they are counted with.
     size: int
+    #: That of the first one, once it has one; -1: its queue was deleted meanwhile.
+    number: int
+
+    def ended(self, committed: bool) -> None:
+        """They have an outcome, and nobody was told yet."""
 
 
 @attrs.define(eq=False)
@@ -53,8 +58,8 @@ class Unit:
     #: Settled and given back by a transaction, once it is committed.
     acks: list[Delivery] = attrs.field(factory=list)
     nacks: list[tuple[Delivery, Failure | None]] = attrs.field(factory=list)
-    #: Stored as well: its number is that of the first.
-    together: Together | None = None
+    #: Stored as well.
+    parts: Sequence[Together] = ()
     #: Called when the outcome is known, before anybody is told: True if it is committed.
     ended: Callable[[bool], None] | None = None
     #: Called then instead of `done`: with nothing once it is on disk, or with why it is not. It takes 0.2 us for 1.5.

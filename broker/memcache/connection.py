@@ -364,7 +364,7 @@ class MemcacheProtocol(Protocol):
             if self._ending == BECAUSE_OF_AN_ERROR:
                 self._work()
 
-        burst.put(told)
+        self._session.put(burst, told)
 
     def _set(self, command: Set) -> None:
         voice = command.voice

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from broker.auth.door import Access
 from broker.auth.rights import Action
-from broker.core.burst import Burst
+from broker.core.burst import Burst, Told
 from broker.core.delivery import Delivery
 from broker.core.message import Message
 from broker.core.route import Published
@@ -111,6 +111,10 @@ class Session:
         self._counters.cmd_set += 1
         burst.add(message)
         return True
+
+    def put(self, burst: Burst, told: Told) -> None:
+        """Put it in; `told` is called once all of it is on disk, or with why nothing is."""
+        self._broker.put([burst], told)
 
     def publish(self, command: Set) -> tuple[str, Deferred[Published]]:
         """Put a message in; the queue's or topic's name, and what becomes of it. Raises what can be said at once."""

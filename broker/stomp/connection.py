@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 LINGER_BYTES = 64 * 1024
 #: ACKs that are settled together: as many messages as a reactor turn may handle.
 MAX_ACKS = 1_000
+#: SENDs that are put in together, and bytes of their bodies.
+MAX_SENDS = 256
+MAX_SENT = 1024 * 1024
 
 
 class _State(enum.Enum):
@@ -95,10 +98,11 @@ class StompProtocol(Protocol):
         self._heartbeat: Heartbeat | None = None
         self._timer: IDelayedCall | None = None
         self._working = False
-        # SENDs for one queue that came together, where they go, and what puts them in.
+        # SENDs that came together, what puts them in, where the last of them goes, and the bytes of their bodies.
         self._sends: list[Repeated] = []
+        self._bursts: list[Burst] = []
         self._sent_to: Destination | None = None
-        self._burst: Burst | None = None
+        self._sent = 0
         # ACKs that came together.
         self._acks = 0
         self._read_lost = False
@@ -204,23 +208,33 @@ class StompProtocol(Protocol):
     # -- what is sent in one breath
 
     def _gather(self, send: Repeated) -> bool:
-        """Put it in together with those for the same queue that came with it; False if it must be by itself."""
+        """Put it in together with those that came with it; False if it must be by itself."""
         session = self._session
         if session is None or self._state is not _State.CONNECTED or (plan := session.plan(send)) is None:
             return False
-        if not self._sends or self._sent_to != plan.destination:
-            self._put_in()
-            self._burst, self._sent_to = session.burst(plan.destination), plan.destination
-        if self._burst is None:
-            return False
+        if self._bursts and self._sent_to == plan.destination:
+            burst, is_new = self._bursts[-1], False
+        else:
+            found = session.burst(plan.destination)
+            if found is None:
+                return False
+            burst, is_new = found, True
+            if self._bursts and (burst.alone or self._bursts[-1].alone):
+                self._put_in()
         try:
-            if not session.add(self._burst, plan, send.body):
+            if not session.add(burst, plan, send.body):
                 return False
         except OverLimit as error:
             self._put_in()
             self._refuse(error, send.frame)
-        else:
-            self._sends.append(send)
+            return True
+        if is_new:
+            self._bursts.append(burst)
+            self._sent_to = plan.destination
+        self._sends.append(send)
+        self._sent += len(send.body)
+        if len(self._sends) >= MAX_SENDS or self._sent >= MAX_SENT:
+            self._put_in()
         return True
 
     def _gather_ack(self, frame: Frame) -> bool:
@@ -267,10 +281,11 @@ class StompProtocol(Protocol):
 
     def _put_in_sends(self) -> None:
         """Their receipts are one reply."""
-        burst, self._burst = self._burst, None
+        assert self._session is not None
+        bursts, self._bursts = self._bursts, []
         sends, self._sends = self._sends, []
-        assert burst is not None
-        promise = self._outbox.promise(burst.bodies, len(sends))
+        promise = self._outbox.promise(self._sent, len(sends))
+        self._sent = 0
         end = b"\n\n\0\n" if self._factory.terms.flavour.trailing_lf else b"\n\n\0"
         receipts = b"".join(
             [b"RECEIPT\nreceipt-id:" + send.receipt + end for send in sends if send.receipt is not None]
@@ -282,7 +297,7 @@ class StompProtocol(Protocol):
             else:
                 self._refuse(error, *[send.frame for send in sends], promise=promise)
 
-        burst.put(told)
+        self._session.put(bursts, told)
 
     def _obey(self, frame: Frame) -> None:
         if frame.command == "SUBSCRIBE" and "receipt" in frame.headers and self._outbox.owed:

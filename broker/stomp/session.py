@@ -6,7 +6,7 @@ what is refused is raised or fails the Deferred. Whoever calls writes the RECEIP
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from broker.auth.door import ANYBODY, Access
 from broker.auth.rights import Action
 from broker.core.broker import Broker
-from broker.core.burst import Burst
+from broker.core.burst import Burst, Told
 from broker.core.destination import Destination, Kind
 from broker.errors import BrokerError
 from broker.outbox import Outbox
@@ -140,6 +140,10 @@ class Session:
         self._access.put_in(1, len(body))
         burst.add(message)
         return True
+
+    def put(self, bursts: Sequence[Burst], told: Told) -> None:
+        """Put them in; `told` is called once all of them are on disk, or with why none is."""
+        self._broker.put(bursts, told)
 
     def _send(self, frame: Frame, receipts: list[str]) -> tuple[Deferred[Any] | None, list[str]]:
         headers = frame.headers

@@ -15,7 +15,7 @@ from broker.core.destination import Destination, queue, topic
 from broker.core.message import Message
 from broker.core.policy import Policies, Policy, Rule
 from broker.core.topic import Live
-from broker.errors import StoreUnavailable
+from broker.errors import StoreRefused, StoreUnavailable
 from tests.core.support import Bench, result, start, text
 from tests.support import flush_logged_errors
 
@@ -30,16 +30,16 @@ def made(bench: Bench, to: Destination = queue("q"), count: int = 3) -> Burst:  
     return burst
 
 
-def begin(burst: Burst) -> Deferred[None]:
+def begin(bench: Bench, *some: Burst) -> Deferred[None]:
     """Fires when they are on disk."""
     done: Deferred[None] = Deferred()
-    burst.put(lambda error: done.errback(error) if error else done.callback(None))
+    bench.broker.put(some, lambda error: done.errback(error) if error else done.callback(None))
     return done
 
 
-def put(burst: Burst) -> int:
+def put(bench: Bench, burst: Burst) -> int:
     """The delivery id of the first one, once they are on disk."""
-    result(begin(burst))
+    result(begin(bench, burst))
     return burst.first
 
 
@@ -52,7 +52,7 @@ def filled(policy: Policies | Policy = Policy()) -> Bench:  # noqa: B008 - froze
 
 def test_they_are_stored_in_order_behind_what_was_there_and_have_ids_that_follow_one_another() -> None:
     bench = filled()
-    first = put(made(bench))
+    first = put(bench, made(bench))
     result(bench.broker.publish(queue("q"), text("last")))
     deliveries = [result(start(bench.broker.take("q"))) for _ in range(5)]
     assert [one and one.message.body for one in deliveries] == [b"first", b"0", b"1", b"2", b"last"]
@@ -70,7 +70,7 @@ def test_one_whose_waiter_fails_does_not_keep_the_others_from_being_told() -> No
         raise ZeroDivisionError("a waiter's mistake")
 
     for waiter in (told.append, fail, told.append):
-        made(bench).put(waiter)
+        bench.broker.put([made(bench)], waiter)
     bench.memory.release_commit()
     bench.memory.release_commit()
     assert told == [None, None]
@@ -83,7 +83,7 @@ def test_a_burst_is_gone_once_it_is_told_without_the_garbage_collector() -> None
     left = weakref.ref(burst)
     gc.disable()
     try:
-        put(burst)
+        put(bench, burst)
         del burst
         assert left() is None
     finally:
@@ -92,7 +92,7 @@ def test_a_burst_is_gone_once_it_is_told_without_the_garbage_collector() -> None
 
 def test_they_are_counted_and_there_after_a_restart() -> None:
     bench = filled()
-    result(begin(made(bench)))
+    result(begin(bench, made(bench)))
     stats = bench.broker.queue_stats("q")
     assert (stats.published, stats.ready) == (4, 4)
     assert (bench.broker.stats.published, bench.broker.stats.published_bytes) == (4, len("first012"))
@@ -105,7 +105,7 @@ def test_several_ride_in_one_commit() -> None:
     bench.memory.hold = True
     before = bench.memory.commits
     three = [made(bench) for _ in range(3)]
-    told = [begin(burst) for burst in three]
+    told = [begin(bench, burst) for burst in three]
     bench.memory.release_commit()
     bench.memory.release_commit()
     assert all(one.called for one in told)
@@ -113,10 +113,68 @@ def test_several_ride_in_one_commit() -> None:
     assert bench.memory.commits - before == 2, "the first of them began a commit, the others were the next"
 
 
+def test_those_for_several_queues_are_one_unit() -> None:
+    bench = filled()
+    for name in ("a", "b"):
+        result(bench.broker.publish(queue(name), text(f"first of {name}")))
+    bench.memory.hold = True
+    some = [made(bench, queue(name), count) for name, count in (("a", 2), ("q", 1), ("a", 1), ("b", 3))]
+    told = begin(bench, *some)
+    assert not told.called
+    bench.memory.release_commit()
+    result(told)
+    bench.memory.hold = False
+    bodies = {name: [bench.body(name) for _ in range(5)] for name in ("a", "b", "q")}
+    assert bodies["a"] == [b"first of a", b"0", b"1", b"0", None]
+    assert bodies["b"] == [b"first of b", b"0", b"1", b"2", None]
+    assert bodies["q"] == [b"first", b"0", None, None, None]
+    assert bench.broker.stats.published == 3 + 7
+    assert some[2].first == some[0].first + 2
+
+
+def test_the_stamps_of_those_that_are_put_in_together_are_in_order() -> None:
+    bench = filled()
+    result(bench.broker.publish(queue("other"), text("x")))
+    some = [made(bench, queue(name)) for name in ("q", "other", "q")]
+    result(begin(bench, *some))
+    stamps = [message.stamp for burst in some for message in burst.messages]
+    assert stamps == sorted(set(stamps))
+    assert len(stamps) == 9
+
+
+def test_of_those_that_are_put_in_together_the_store_keeps_all_or_none() -> None:
+    bench = filled()
+    result(bench.broker.publish(queue("other"), text("x")))
+    bench.memory.hold = True
+    told = begin(bench, made(bench), made(bench, queue("other")))
+    bench.memory.fail_commit(StoreRefused("not this one"))
+    with pytest.raises(StoreRefused):
+        result(told)
+    bench.memory.hold = False
+    assert [bench.broker.queue_stats(name).ready for name in ("q", "other")] == [1, 1]
+    assert bench.broker.stats.published == 2
+
+
+def test_one_whose_queue_is_deleted_meanwhile_does_not_keep_the_others() -> None:
+    bench = filled()
+    result(bench.broker.publish(queue("other"), text("x")))
+    bench.memory.hold = True
+    _ = bench.broker.publish(queue("third"), text("x"))
+    gone, kept = made(bench), made(bench, queue("other"))
+    told = begin(bench, gone, kept)
+    _ = start(bench.broker.delete("q"))
+    bench.memory.hold = False
+    while bench.memory.held is not None:
+        bench.memory.release_commit()
+    result(told)
+    assert (gone.first, kept.first > 0) == (0, True)
+    assert bench.broker.queue_stats("other").ready == 4
+
+
 def test_nothing_is_delivered_or_told_before_the_commit_and_a_failure_is_told_to_all() -> None:
     bench = filled()
     bench.memory.hold = True
-    told = begin(made(bench))
+    told = begin(bench, made(bench))
     assert not told.called
     assert bench.broker.queue_stats("q").ready == 1
     bench.memory.fail_commit(StoreUnavailable("no room"))
@@ -130,7 +188,7 @@ def test_a_queue_that_is_deleted_meanwhile() -> None:
     bench.memory.hold = True
     other = bench.broker.publish(queue("other"), text("x"))
     burst = made(bench)
-    told = begin(burst)
+    told = begin(bench, burst)
     _ = start(bench.broker.delete("q"))
     bench.memory.hold = False
     while bench.memory.held is not None:
@@ -148,7 +206,7 @@ def test_a_message_that_is_put_in_twice_is_two() -> None:
         assert burst is not None
         burst.add(message)
         burst.add(message)
-        result(begin(burst))
+        result(begin(bench, burst))
     taken = [result(start(bench.broker.take("q"))) for _ in range(5)]
     assert len({one.message.stamp for one in taken if one}) == 5
 
@@ -220,7 +278,7 @@ def subscribed(bench: Bench, name: str, take: bool = True) -> list[list[tuple[st
 def test_a_topics_live_subscribers_are_told_all_at_once() -> None:
     bench = Bench()
     told, by_pattern, lent = subscribed(bench, "t"), subscribed(bench, "#"), subscribed(bench, "t", take=False)
-    assert put(made(bench, topic("t"))) == 0
+    assert put(bench, made(bench, topic("t"))) == 0
     assert told == by_pattern == [[("0", "/topic/t"), ("1", "/topic/t"), ("2", "/topic/t")]]
     assert lent == [[("loan of 0", "/topic/t")], [("loan of 1", "/topic/t")], [("loan of 2", "/topic/t")]]
     stats = bench.broker.stats

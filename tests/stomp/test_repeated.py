@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
-from broker.core.burst import Told, _Stored
+from broker.core.burst import Burst, Told
 from broker.core.destination import queue
 from broker.core.policy import Policies, Policy, Rule
 from broker.errors import StoreUnavailable
-from broker.stomp import flavour
+from broker.stomp import connection, flavour
 from broker.stomp.dialect import V1_0, V1_1, V1_2, Dialect
 from broker.stomp.heads import Heads
 from broker.stomp.server import StompFactory
@@ -253,14 +255,73 @@ class TogetherTests(FrontTest):
     def test_a_burst_is_what_is_used(self) -> None:
         """The tests above would pass without one."""
         client = self.producer()
-        put: list[int] = []
-        original = _Stored.put
-
-        def counted(burst: _Stored, told: Told) -> None:
-            put.append(len(burst.messages))
-            original(burst, told)
-
-        self.patch(_Stored, "put", counted)
+        put = self.counted()
         client.raw(self.sends(*"abcde"))
-        self.assertEqual(put, [5])
+        self.assertEqual(put, [[5]])
         self.assertEqual(self.broker.queue_stats(queue("q").name).published, 7)
+
+    def counted(self) -> list[list[int]]:
+        """Of what is put in together from now on: how many messages for one destination after the other."""
+        found: list[list[int]] = []
+        original = self.broker.put
+
+        def put(bursts: Sequence[Burst], told: Told) -> None:
+            found.append([len(burst.messages) for burst in bursts])
+            original(bursts, told)
+
+        self.patch(self.broker, "put", put)
+        return found
+
+    def known(self) -> tuple[Client, bytes]:
+        """A producer, and SENDs of it for three queues that have been there often enough."""
+        client = self.producer()
+        data = b"".join(self.sends(name + "1", name + "2", destination=f"/queue/{name}") for name in "xyx")
+        client.raw(data)
+        client.raw(data)
+        return client, data
+
+    def test_those_for_several_queues_are_put_in_together(self) -> None:
+        client, data = self.known()
+        put, commits = self.counted(), self.store.commits
+        self.store.hold = True
+        self.assertEqual(client.raw(data), [])
+        self.store.release_commit()
+        self.assertEqual(self.receipts(client.frames()), ["x1", "x2", "y1", "y2", "x1", "x2"])
+        self.assertEqual((put, self.store.commits), ([[2, 2, 2]], commits + 1))
+        self.store.hold = False
+        self.assertEqual((self.taken("x")[-4:], self.taken("y")[-2:]), ([b"x1", b"x2"] * 2, [b"y1", b"y2"]))
+
+    def test_a_failed_commit_of_several_queues_is_the_first_ones_error(self) -> None:
+        client, data = self.known()
+        self.store.hold = True
+        client.raw(data)
+        self.store.fail_commit(StoreUnavailable("no room"))
+        (error,) = client.frames()
+        self.assertEqual((error.command, error.headers["receipt-id"]), ("ERROR", "x1"))
+        self.store.hold = False
+        self.assertEqual((len(self.taken("x")), len(self.taken("y"))), (8, 4))
+
+    def test_not_more_than_so_many_are_put_in_together(self) -> None:
+        client, data = self.known()
+        put = self.counted()
+        for name, value, expected in (("MAX_SENDS", 4, [[2, 2], [2]]), ("MAX_SENT", 5, [[2, 1], [1, 2]])):
+            with self.subTest(name):
+                put.clear()
+                self.patch(connection, name, value)
+                self.assertEqual(len(self.receipts(client.raw(data))), 6)
+                self.assertEqual(put, expected)
+                self.patch(connection, name, 1_000)
+
+    def test_a_topics_are_put_in_by_themselves(self) -> None:
+        client, _ = self.known()
+        parts = [self.sends(name, destination=f"/{kind}/{name}") for kind, name in (("queue", "x"), ("topic", "t"))]
+        data = b"".join((parts[0], parts[1], parts[0]))
+        client.raw(data)
+        client.raw(data)
+        put = self.counted()
+        self.store.hold = True
+        self.assertEqual(client.raw(data), [])
+        self.store.release_commit()
+        self.store.release_commit()
+        self.assertEqual(self.receipts(client.frames()), ["x", "t", "x"])
+        self.assertEqual(put, [[1], [1], [1]])
