@@ -226,13 +226,15 @@ def _swept(case: Sweep, how: How) -> list[Row]:
 def _warm(server: Server, point: Point, how: How) -> None:
     """A short run for caches, files and compilers to be warm; every queue that the point uses is made by it.
 
+    Each is sent to twice: a server may remember what comes a second time.
+
     What only takes is not run: it would take what is prepared for the measurement.
     """
     settings = dict(word.split("=", 1) for word in point.load.settings.split())
     if {"puts", "both"} & set(settings):
         once(attrs.evolve(how, seconds=0.3), server, point.load)
     if queues := int(settings.get("queues", 0)):
-        every = attrs.evolve(point.load, settings=f"{point.load.settings} count={queues} seconds=30")
+        every = attrs.evolve(point.load, settings=f"{point.load.settings} count={2 * queues} seconds=30")
         once(how, server, every)
 
 
