@@ -1,8 +1,9 @@
 """A broker that can kill itself at a named point of a commit; the crash tests run it as a process of its own.
 
-It says on standard output where its fronts are (``memcache 40001``), then ``ready``. SIGUSR1: from now on passes of the
-fail-point count (``armed``), and at the last of them it says ``killed at POINT`` and is gone. SIGTERM: a clean stop. It
-does not outlive whoever started it, who holds the other end of its standard input.
+It says on standard output which reactor it runs on (``reactor lean``), where its fronts are (``memcache 40001``), then
+``ready``. SIGUSR1: from now on passes of the fail-point count (``armed``), and at the last of them it says ``killed at
+POINT`` and is gone. SIGTERM: a clean stop. It does not outlive whoever started it, who holds the other end of its
+standard input.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from twisted.logger import (
 
 from broker.config import from_dict
 from broker.core.store import Committed, Group
+from broker.reactor import install
 from broker.running import IBrokerReactor
 from broker.service import build
 from broker.storage import unfolded
@@ -141,6 +143,7 @@ def main() -> None:
     FatalConnection.point, FatalConnection.left = arguments.point, arguments.passes
     vars(unfolded).update(FOLD_RECORDS=FOLD_RECORDS)
 
+    stock = install()  # as twistd does it: with BROKER_STOCK_REACTOR=1, Twisted's own
     from twisted.internet import reactor as installed
 
     reactor = cast(IBrokerReactor, installed)
@@ -154,6 +157,7 @@ def main() -> None:
         service.on_failure = lambda: reactor.callWhenRunning(reactor.stop)
 
         def opened(_result: None) -> None:
+            say(f"reactor {'stock' if stock else 'lean'}")
             for front in service.fronts:
                 say(f"{front.name} {front.way.name.rpartition(':')[2]}")
             say("ready")

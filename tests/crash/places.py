@@ -63,7 +63,7 @@ PLACES = {
         Place("fragile", {"max_attempts": ATTEMPTS, "backoff": [50, 100], "dead_letter": "dead"}, exit="dead"),
         Place("fleeting", {"ttl": 50, "expire_to": "expired"}, exit="expired"),
         Place("later", {"delay": DELAY}, unordered=True),
-        Place("bounded", {"max_messages": LIMIT // 3}),
+        Place("bounded", {"max_messages": LIMIT // 10}),
         Place("patient", {"max_messages": LIMIT, "overflow": "wait"}),
         Place("newest", {"max_messages": LIMIT, "overflow": "drop_oldest"}, keeps="newest"),
         Place("oldest", {"max_messages": LIMIT, "overflow": "drop_new"}, keeps="oldest"),

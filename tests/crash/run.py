@@ -85,6 +85,8 @@ class Run:
         #: Seconds of the longest start.
         self.longest = 0.0
         self.log = Path(f"{data}.log")
+        #: What they ran on: "lean" or "stock".
+        self.reactor = ""
         self._data = data
         self._store = store
 
@@ -136,6 +138,7 @@ class Run:
         point = end.point if end is not None else ""
         process = BrokerProcess(self._data, point, end.nth if point and end else 0, store=self._store)
         self.longest = max(self.longest, process.start)
+        self.reactor = process.reactor
         return process
 
     def _run_to(self, end: End, process: BrokerProcess) -> None:
@@ -221,7 +224,8 @@ def _fill_disk(process: BrokerProcess) -> None:
 
 def table(run: Run) -> str:
     """What happened, by the end of the broker."""
-    lines = [f"{f'seed {run.seed}':16}" + "".join(f"{column:>12}" for column in ("ends", *COUNTS))]
+    columns = "".join(f"{column:>12}" for column in ("ends", *COUNTS))
+    lines = [f"reactor: {run.reactor}", f"{f'seed {run.seed}':16}" + columns]
     rows = {kind: row for kind, row in run.rows.items() if row}
     for kind, row in {**rows, "in all": sum(run.rows.values(), Counter())}.items():
         lines.append(f"{kind:16}" + "".join(f"{row[column]:>12}" for column in ("ends", *COUNTS)))
@@ -233,5 +237,5 @@ def report(run: Run) -> str:
     counts = sum(run.rows.values(), Counter())
     numbers: dict[str, object] = {"kills": run.kills, **{name: counts[name] for name in COUNTS}}
     numbers |= {"transactions": run.ledger.tally["transactions"], "other flaws": len(run.ledger.wrong)}
-    numbers |= {"longest restart": f"{run.longest:.2f} s", "seed": run.seed}
+    numbers |= {"longest restart": f"{run.longest:.2f} s", "reactor": run.reactor, "seed": run.seed}
     return "\n".join(f"{name + ':':17}{number}" for name, number in numbers.items())

@@ -38,6 +38,8 @@ class BrokerProcess:
             #: Seconds until it served.
             self.start = time.monotonic() - started
             fronts = dict(line.split(" ") for line in self.said[:-1])
+            #: "lean", or "stock": Twisted's own.
+            self.reactor = fronts.pop("reactor")
             self.ports = Ports(**{name: int(port) for name, port in fronts.items()})
         except BaseException:
             self.close()

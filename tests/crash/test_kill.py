@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.reactor import install
 from tests.crash.broker_process import POINTS, TORN
 from tests.crash.ledger import Event
 from tests.crash.places import OF_QUEUE
@@ -36,6 +37,7 @@ def test_what_was_confirmed_is_there_and_what_was_settled_is_not(
         with capsys.disabled():
             print("\n" + table(run))
     assert not run.flaws, "\n".join(run.flaws)
+    assert run.reactor == ("stock" if install() else "lean"), "not the one that these tests run on"
     assert run.kills == BLOCK
     assert all(run.rows[point]["ends"] == KILLS_AT_POINT for point in POINTS)
     # Else hardly anything was on loan when the broker died, and there was nothing to find.
