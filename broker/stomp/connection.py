@@ -22,11 +22,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.auth.door import Access, host_of
-from broker.core.burst import Burst
-from broker.core.destination import Destination
-from broker.errors import BrokerError, OverLimit
 from broker.hello import TLS_HELLO, refuse
 from broker.outbox import Outbox, Promise, Transport
+from broker.stomp.breath import Breath
 from broker.stomp.dialect import ALL
 from broker.stomp.errors import Refused, error_frame, refusal
 from broker.stomp.handshake import Agreed, agree
@@ -40,11 +38,6 @@ if TYPE_CHECKING:
 
 #: After the last frame of ours: bytes that we still read from a client that does not close.
 LINGER_BYTES = 64 * 1024
-#: ACKs that are settled together: as many messages as a reactor turn may handle.
-MAX_ACKS = 1_000
-#: SENDs that are put in together, and bytes of their bodies.
-MAX_SENDS = 256
-MAX_SENT = 1024 * 1024
 
 
 class _State(enum.Enum):
@@ -98,13 +91,8 @@ class StompProtocol(Protocol):
         self._heartbeat: Heartbeat | None = None
         self._timer: IDelayedCall | None = None
         self._working = False
-        # SENDs that came together, what puts them in, where the last of them goes, and the bytes of their bodies.
-        self._sends: list[Repeated] = []
-        self._bursts: list[Burst] = []
-        self._sent_to: Destination | None = None
-        self._sent = 0
-        # ACKs that came together.
-        self._acks = 0
+        # There is one as long as frames are obeyed.
+        self._breath: Breath | None = None
         self._read_lost = False
         self._dropped = 0
 
@@ -180,124 +168,36 @@ class StompProtocol(Protocol):
         self._working = True
         try:
             while self._state in (_State.CONNECTING, _State.CONNECTED) and not self._outbox.holding:
+                breath = self._breath
                 try:
                     frame = self._parser.take()
                 except FrameError as error:
-                    self._put_in()
+                    self._breathe_out()
                     self._refuse(error, Frame("", error.headers))
                     return
                 if isinstance(frame, Repeated):
-                    if self._gather(frame):
+                    if breath is not None and breath.send(frame):
                         continue
                     frame = frame.frame
                 elif isinstance(frame, Acks):
-                    self._gather_acks(frame)
+                    assert breath is not None
+                    breath.acks(frame)
                     continue
-                elif frame is not None and frame.command == "ACK" and self._gather_ack(frame):
+                elif frame is not None and frame.command == "ACK" and breath is not None and breath.ack(frame):
                     continue
-                self._put_in()
+                self._breathe_out()
                 if frame is None:
                     if self._read_lost:
                         self._close()
                     return
                 self._obey(frame)
         finally:
-            self._put_in()
+            self._breathe_out()
             self._working = False
 
-    # -- what is sent in one breath
-
-    def _gather(self, send: Repeated) -> bool:
-        """Put it in together with those that came with it; False if it must be by itself."""
-        session = self._session
-        if session is None or self._state is not _State.CONNECTED or (plan := session.plan(send)) is None:
-            return False
-        if self._bursts and self._sent_to == plan.destination:
-            burst, is_new = self._bursts[-1], False
-        else:
-            found = session.burst(plan.destination)
-            if found is None:
-                return False
-            burst, is_new = found, True
-            if self._bursts and (burst.alone or self._bursts[-1].alone):
-                self._put_in()
-        try:
-            if not session.add(burst, plan, send.body):
-                return False
-        except OverLimit as error:
-            self._put_in()
-            self._refuse(error, send.frame)
-            return True
-        if is_new:
-            self._bursts.append(burst)
-            self._sent_to = plan.destination
-        self._sends.append(send)
-        self._sent += len(send.body)
-        if len(self._sends) >= MAX_SENDS or self._sent >= MAX_SENT:
-            self._put_in()
-        return True
-
-    def _gather_ack(self, frame: Frame) -> bool:
-        """Settle it together with those that came with it; False if it must be obeyed by itself."""
-        session, headers = self._session, frame.headers
-        if session is None or self._state is not _State.CONNECTED or "receipt" in headers or "transaction" in headers:
-            return False
-        try:
-            session.gather_ack(frame)
-        except Exception as error:
-            self._put_in()
-            self._refuse(error, frame)
-        self._count_acks(1)
-        return True
-
-    def _gather_acks(self, acks: Acks) -> None:
-        """Settle them together; one after the other if one of them is not as it should be."""
-        assert self._session is not None
-        if self._session.gather_acks(acks):
-            self._count_acks(len(acks.numbers))
-            return
-        for frame in acks.frames:
-            if not self._gather_ack(frame):
-                return  # one of them was refused, and that was the end
-
-    def _count_acks(self, count: int) -> None:
-        self._acks += count
-        if self._acks >= MAX_ACKS:
-            self._put_in()
-
-    def _put_in(self) -> None:
-        """Put in, and then settle, what was gathered: never an input before its output."""
-        if self._sends:
-            self._put_in_sends()
-        if self._acks and self._session is not None:
-            self._acks = 0
-            try:
-                settled = self._session.settle()
-            except Exception as error:
-                self._refuse(error, Frame("ACK"))
-                return
-            if settled is not None:
-                self._reply_after(settled, Frame("ACK"), b"")
-
-    def _put_in_sends(self) -> None:
-        """Their receipts are one reply."""
-        assert self._session is not None
-        bursts, self._bursts = self._bursts, []
-        sends, self._sends = self._sends, []
-        promise = self._outbox.promise(self._sent, len(sends))
-        self._sent = 0
-        end = b"\n\n\0\n" if self._factory.terms.flavour.trailing_lf else b"\n\n\0"
-        receipts = b"".join(
-            [b"RECEIPT\nreceipt-id:" + send.receipt + end for send in sends if send.receipt is not None]
-        )
-
-        def told(error: BrokerError | None) -> None:
-            if error is None:
-                promise.keep(receipts)
-            else:
-                self._refuse(error, *[send.frame for send in sends], promise=promise)
-
-        self._session.put(bursts, told)
+    def _breathe_out(self) -> None:
+        if self._breath is not None:
+            self._breath.out()
 
     def _obey(self, frame: Frame) -> None:
         if frame.command == "SUBSCRIBE" and "receipt" in frame.headers and self._outbox.owed:
@@ -396,6 +296,14 @@ class StompProtocol(Protocol):
             self.name,
             lambda refused: self._refuse(refused, Frame("")),
             client,
+        )
+        self._breath = Breath(
+            self._session,
+            self._outbox,
+            trailing_lf=factory.terms.flavour.trailing_lf,
+            refuse=self._refuse,
+            reply_after=self._reply_after,
+            goes_on=lambda: self._state is _State.CONNECTED,
         )
         self._outbox.reply(self._encoded(agreed.reply))
         self._heartbeat = Heartbeat(

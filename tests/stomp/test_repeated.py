@@ -12,7 +12,7 @@ from broker.core.burst import Burst, Told
 from broker.core.destination import queue
 from broker.core.policy import Policies, Policy, Rule
 from broker.errors import StoreUnavailable
-from broker.stomp import connection, flavour
+from broker.stomp import breath, flavour
 from broker.stomp.dialect import V1_0, V1_1, V1_2, Dialect
 from broker.stomp.heads import Heads
 from broker.stomp.server import StompFactory
@@ -307,10 +307,10 @@ class TogetherTests(FrontTest):
         for name, value, expected in (("MAX_SENDS", 4, [[2, 2], [2]]), ("MAX_SENT", 5, [[2, 1], [1, 2]])):
             with self.subTest(name):
                 put.clear()
-                self.patch(connection, name, value)
+                self.patch(breath, name, value)
                 self.assertEqual(len(self.receipts(client.raw(data))), 6)
                 self.assertEqual(put, expected)
-                self.patch(connection, name, 1_000)
+                self.patch(breath, name, 1_000)
 
     def test_a_topics_are_put_in_by_themselves(self) -> None:
         client, _ = self.known()
