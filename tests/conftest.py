@@ -22,10 +22,15 @@ from tests.support import leaks, logged_errors
 # The reactor twistd gives the broker, before pytest-twisted installs Twisted's own; BROKER_STOCK_REACTOR=1 keeps that.
 _stock = install()
 
-# Under nohup every process of the suite would ignore SIGHUP, and so would the brokers, as they should. What is handled
-# is not handed on.
-if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-    signal.signal(signal.SIGHUP, lambda *_: None)
+# Under nohup every process of the suite would ignore SIGHUP, in a shell's background SIGINT and SIGQUIT, and so would
+# the brokers, as they should. What is handled is not handed on.
+for _number, _handler in {
+    signal.SIGHUP: lambda *_: None,
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGQUIT: lambda *_: os._exit(131),
+}.items():
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 # In CI the same examples every time: a change is judged by what it changes. Others are looked for at everybody's desk,
 # and by script/fuzz and script/soak. How long an example takes depends on who else uses the machine.

@@ -123,6 +123,8 @@ def test_those_for_several_queues_are_one_unit() -> None:
     assert not told.called
     bench.memory.release_commit()
     result(told)
+    assert bench.broker.queue_stats("a").bytes == len("first of a010")
+    assert bench.broker.queue_stats("q").bytes == len("first0")
     bench.memory.hold = False
     bodies = {name: [bench.body(name) for _ in range(5)] for name in ("a", "b", "q")}
     assert bodies["a"] == [b"first of a", b"0", b"1", b"0", None]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from math import inf
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import pytest
 from hypothesis import settings
@@ -20,6 +21,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from broker.core.burst import Burst
 from broker.core.consumers import Subscription
 from broker.core.delivery import Delivery
 from broker.core.destination import Destination, queue
@@ -43,6 +45,10 @@ _messages = st.builds(
     ttl=st.sampled_from([0, 0, 0, 0, 8_000, 30_000]),
     delay=st.sampled_from([*[0] * 9, 1, 5_000, 15_000]),
 )
+#: What nothing is wished for, several of which are put in together.
+_plain = st.just(Message())
+#: Called once a message is confirmed, and if it is refused.
+Outcome: TypeAlias = tuple[Callable[[object], None], Callable[[object], None]]
 #: What follows a publish at once.
 _afterwards = st.sampled_from([*["settle"] * 4, *["go on"] * 3, "crash"])
 #: At least this share of the runs has a crash in it, not counting the one in the end of each.
@@ -115,7 +121,8 @@ class BrokerMachine(RuleBasedStateMachine):
         fields = {name: getattr(message, name) for name in ("priority", "group", "ttl", "delay", "key")}
         return Message(body=b"%d" % number, **fields), copies
 
-    def publish_copies(self, to: Destination, message: Message, copies: list[Sent]) -> None:
+    def outcome(self, message: Message, copies: list[Sent]) -> Outcome:
+        """What is to be called once they are confirmed, and if they are refused."""
         run = self.run
 
         def confirmed(_: object) -> None:
@@ -128,23 +135,45 @@ class BrokerMachine(RuleBasedStateMachine):
                 for sent in copies:
                     sent.refused = True
 
-        burst = self.broker.burst(to)
+        return confirmed, refused
+
+    def publish_copies(self, to: Destination, message: Message, copies: list[Sent]) -> None:
+        confirmed, refused = self.outcome(message, copies)
         try:
-            if burst is not None and burst.takes(message):
-                burst.add(message)
-                burst.put(lambda error: refused(error) if error else confirmed(None))
-            else:
-                _ = self.broker.publish(to, message).addCallbacks(confirmed, refused)
+            _ = self.broker.publish(to, message).addCallbacks(confirmed, refused)
         except BrokerError:
             refused(None)
 
+    def put_in(self, gathered: list[tuple[Burst, Outcome]]) -> None:
+        """Bursts, each with its outcome, as one."""
+        some = gathered[:]
+        gathered.clear()
+
+        def told(error: BrokerError | None) -> None:
+            for _, (confirmed, refused) in some:
+                (refused if error else confirmed)(error)
+
+        if some:
+            self.broker.put([burst for burst, _ in some], told)
+
     # -- producers
 
-    @rule(to=_destinations, messages=st.lists(_messages, min_size=1, max_size=4), then=_afterwards)
-    def publish(self, to: Destination, messages: list[Message], then: str) -> None:
-        for wished in messages:
+    @rule(sends=st.lists(st.tuples(_destinations, _plain | _messages), min_size=1, max_size=5), then=_afterwards)
+    def publish(self, sends: list[tuple[Destination, Message]], then: str) -> None:
+        """As fronts do: what is plain is put in together."""
+        gathered: list[tuple[Burst, Outcome]] = []
+        for to, wished in sends:
             message, copies = self.post(to, wished)
-            self.publish_copies(to, message, copies)
+            burst = self.broker.burst(to)
+            if burst is None or not burst.takes(message):
+                self.put_in(gathered)
+                self.publish_copies(to, message, copies)
+                continue
+            if gathered and (burst.alone or gathered[-1][0].alone):
+                self.put_in(gathered)
+            burst.add(message)
+            gathered.append((burst, self.outcome(message, copies)))
+        self.put_in(gathered)
         if then == "settle":
             self.settle_down()
         elif then == "crash":
