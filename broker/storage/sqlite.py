@@ -33,6 +33,7 @@ from broker.storage.ledger import Ledger
 from broker.storage.quarantine import Flaws, Unreadable
 from broker.storage.record import Directory
 from broker.storage.reserve import RESERVE, Reserve
+from broker.storage.thread import Pool
 from broker.storage.unfolded import Unfolded
 
 #: Seconds a prepared fold waits for a commit to ride in before it makes one of its own.
@@ -60,7 +61,7 @@ class SQLiteStore:
         sync: Literal["full", "normal"] = "full",
         connection: type[sqlite3.Connection] | None = None,
         reactor: Any = None,
-        pool: Callable[..., ConnectionPool] = ConnectionPool,
+        pool: Callable[..., ConnectionPool] = Pool,
         reserve: int = RESERVE,
     ) -> None:
         if reactor is None:
