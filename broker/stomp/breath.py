@@ -21,7 +21,7 @@ from broker.stomp.wire import Acks, Frame, Repeated
 
 #: ACKs that are settled together: as many messages as a reactor turn may handle.
 MAX_ACKS = 1_000
-#: SENDs that are put in together, and bytes of their bodies.
+#: SENDs that were gathered, and bytes of their bodies, from which on no further burst joins; each is bounded itself.
 MAX_SENDS = 256
 MAX_SENT = 1024 * 1024
 
@@ -56,7 +56,7 @@ class Breath:
         self._reply_after = reply_after
         self._goes_on = goes_on
         self._sends: list[Repeated] = []
-        #: What puts them in, where the last of them goes, and the bytes of their bodies.
+        #: What puts them in, where the last of them goes, and the bytes of the bodies in all others.
         self._bursts: list[Burst] = []
         self._sent_to: Destination | None = None
         self._sent = 0
@@ -72,8 +72,11 @@ class Breath:
         burst = self._session.burst(plan.destination)
         if burst is None:
             return False
-        if self._bursts and (burst.alone or self._bursts[-1].alone):
-            self.out()
+        if self._bursts:
+            last = self._bursts[-1]
+            self._sent += last.bodies
+            if burst.alone or last.alone or len(self._sends) >= MAX_SENDS or self._sent >= MAX_SENT:
+                self.out()
         return self._add(burst, plan, send)
 
     def _add(self, burst: Burst, plan: Plan, send: Repeated) -> bool:
@@ -88,9 +91,6 @@ class Breath:
             self._bursts.append(burst)
             self._sent_to = plan.destination
         self._sends.append(send)
-        self._sent += len(send.body)
-        if len(self._sends) >= MAX_SENDS or self._sent >= MAX_SENT:
-            self.out()
         return True
 
     def ack(self, frame: Frame) -> bool:
@@ -138,7 +138,7 @@ class Breath:
         """Their receipts are one reply."""
         bursts, self._bursts = self._bursts, []
         sends, self._sends = self._sends, []
-        promise = self._outbox.promise(self._sent, len(sends))
+        promise = self._outbox.promise(self._sent + bursts[-1].bodies, len(sends))
         self._sent = 0
         end = self._end
         receipts = b"".join(

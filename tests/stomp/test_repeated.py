@@ -304,7 +304,7 @@ class TogetherTests(FrontTest):
     def test_not_more_than_so_many_are_put_in_together(self) -> None:
         client, data = self.known()
         put = self.counted()
-        for name, value, expected in (("MAX_SENDS", 4, [[2, 2], [2]]), ("MAX_SENT", 5, [[2, 1], [1, 2]])):
+        for name, value, expected in (("MAX_SENDS", 4, [[2, 2], [2]]), ("MAX_SENT", 4, [[2], [2], [2]])):
             with self.subTest(name):
                 put.clear()
                 self.patch(breath, name, value)
