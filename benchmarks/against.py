@@ -1,7 +1,7 @@
 """The broker beside its peers: runs the cases, writes ``results/peers.json`` and the page that shows it.
 
 ``script/benchmark`` runs this. Case by case what was measured before is replaced, so that one case can be run anew; the
-page says what the last command was.
+page says which command measured them all, and which a case that was run anew.
 """
 
 from __future__ import annotations
@@ -77,6 +77,8 @@ def _measure(
             left[f"{kind.name} ({error})"] = None
 
     notes: list[str] = []
+    # What is said of a case whose others are as they were.
+    anew = {"command": _command(options), "date": _today()} if options.only and "command" in report else {}
 
     def say(line: str) -> None:
         warn(f"  {line}")
@@ -97,7 +99,7 @@ def _measure(
                     continue
                 if name in LIMITS:
                     rows = LIMITS[name][1](how, options.backlog)
-                    report["cases"][name] = {"kind": "Limit", "title": _titles()[name], "rows": rows}
+                    report["cases"][name] = {"kind": "Limit", "title": _titles()[name], "rows": rows, **anew}
                 else:
                     case = known[name]
                     rows = run(case, how, note)
@@ -106,6 +108,7 @@ def _measure(
                         "title": case.title,
                         "rows": rows,
                         "notes": list(notes),
+                        **anew,
                     }
                     if isinstance(case, Sweep):
                         entry |= {"axis": case.axis, "flat": case.flat, "least": case.least}
@@ -119,9 +122,11 @@ def _measure(
                 say(_line(row))
     order = [*LIMITS, *known]
     report["cases"] = {name: report["cases"][name] for name in order if name in report["cases"]}
+    if anew:
+        return
     report |= {
         "command": _command(options),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "date": _today(),
         "machine": machine(),
         "versions": versions(),
         "peers": found,
@@ -129,6 +134,10 @@ def _measure(
         "seconds": options.seconds,
         "rounds": options.rounds,
     }
+
+
+def _today() -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime())
 
 
 def _command(options: argparse.Namespace) -> str:

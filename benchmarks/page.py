@@ -96,8 +96,17 @@ def _where(report: Report) -> str:
     return (
         f"``{report['command']}`` on {on['system']}, {on['architecture']}, {on['processors']} processors, "
         f"{on['memory_gib']} GiB, {report['date']}; {programs}. "
-        f"Runs of {report['seconds']:g} s, {report['rounds']} turns.\n"
+        f"Runs of {report['seconds']:g} s, {report['rounds']} turns.\n{_anew(report['cases'])}"
     )
+
+
+def _anew(cases: Mapping[str, Report]) -> str:
+    """Which cases were run after the others, and how."""
+    said: dict[str, list[str]] = {}
+    for name, case in cases.items():
+        if "command" in case:
+            said.setdefault(f"``{case['command']}``, {case['date']}", []).append(name)
+    return "".join(f"\nRun anew: {', '.join(names)}; {how}.\n" for how, names in said.items())
 
 
 def _section(title: str) -> list[str]:

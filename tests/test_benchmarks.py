@@ -151,6 +151,25 @@ def test_a_case_of_each_kind_says_what_it_took(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_the_page_says_what_was_run_anew_and_how(tmp_path: Path) -> None:
+    results, where = tmp_path / "peers.json", tmp_path / "page.rst"
+    report = json.loads((measuring.RESULTS / "peers.json").read_text())
+    report["command"] = "script/benchmark --seconds 7"
+    for case in report["cases"].values():
+        case.pop("command", None)
+    results.write_text(json.dumps(report))
+    say = ["--no-install", "--only=idle", "--seconds=0.2", f"--results={tmp_path}", f"--page={where}"]
+    assert against.main([*say, f"--static={tmp_path}"]) == 0
+    after = json.loads(results.read_text())
+    assert (after["command"], after["date"]) == (report["command"], report["date"])
+    assert after["cases"]["idle"]["command"] == "script/benchmark --only idle --seconds 0.2"
+    assert [name for name, case in after["cases"].items() if "command" in case] == ["idle"]
+    text = where.read_text()
+    assert "``script/benchmark --seconds 7`` on" in text
+    assert "Run anew: idle; ``script/benchmark --only idle --seconds 0.2``" in text
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_a_level_load_takes_as_many_as_it_puts_however_many_wait(tmp_path: Path) -> None:
     how = running.How(seconds=0.2, rounds=1, generator=running.compiled(tmp_path))
     consumed = Load("stomp", "puts=2 takes=2 level=1 queue=/queue/l ack=client-individual prefetch=50")
