@@ -1,7 +1,7 @@
 """A pool of one thread for adbapi's one connection.
 
-Twisted's grows and shrinks, and hands work from one lock to the next for that: a commit's way to it and back takes both
-threads 70 us of processor time. Through a queue of C's it takes 25.
+Twisted's grows and shrinks, and hands work from one lock to the next for that. Through a queue of C's a commit's way to
+the thread and back takes 130 us instead of 190, and 36 us less of a processor: 14 % more for one publisher that waits.
 """
 
 from __future__ import annotations
