@@ -41,17 +41,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"benchmark: no such case: {', '.join(sorted(unknown))}; --list names them", file=sys.stderr)
         return 2
     results = options.results / "peers.json"
-    report = json.loads(results.read_text()) if results.exists() else {"cases": {}}
+    # What a run of everything could not measure is not on its page: what stood there was measured by another command.
+    kept = results.exists() and (options.only or options.render)
+    report = json.loads(results.read_text()) if kept else {"cases": {}}
+    failed: list[str] = []
     if not options.render:
         try:
-            _measure(wanted, known, options, report)
+            failed = _measure(wanted, known, options, report)
         except NotThere as error:
             print(f"benchmark: {error}", file=sys.stderr)
             return 1
         options.results.mkdir(parents=True, exist_ok=True)
         results.write_text(json.dumps(report, indent=1) + "\n")
     write(report, options.page, options.static)
-    return 0
+    if failed:
+        print(f"benchmark: not measured: {', '.join(failed)}; why is said above", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def write(report: Any, where: Path, static: Path) -> None:
@@ -64,7 +69,8 @@ def write(report: Any, where: Path, static: Path) -> None:
 
 def _measure(
     wanted: Sequence[str], known: dict[str, Case], options: argparse.Namespace, report: dict[str, Any]
-) -> None:
+) -> list[str]:
+    """Measure what is wanted into *report*; returns the names of the cases that failed."""
     left: dict[str, None] = {f"{name} (no package)": None for name in peers.NOT_PACKAGED}
     found: dict[str, str] = {}
     kinds: list[type[Server]] = [peers.Broker, *peers.PEERS]
@@ -77,6 +83,7 @@ def _measure(
             left[f"{kind.name} ({error})"] = None
 
     notes: list[str] = []
+    failed: list[str] = []
     # What is said of a case whose others are as they were.
     anew = {"command": _command(options), "date": _today()} if options.only and "command" in report else {}
 
@@ -115,6 +122,7 @@ def _measure(
                     report["cases"][name] = entry
             except (NotThere, OSError, RuntimeError) as error:
                 say(f"{name}: {error}")
+                failed.append(name)
                 continue
             finally:
                 warn(f"  {time.monotonic() - begun:.0f} s")
@@ -123,7 +131,7 @@ def _measure(
     order = [*LIMITS, *known]
     report["cases"] = {name: report["cases"][name] for name in order if name in report["cases"]}
     if anew:
-        return
+        return failed
     report |= {
         "command": _command(options),
         "date": _today(),
@@ -134,6 +142,7 @@ def _measure(
         "seconds": options.seconds,
         "rounds": options.rounds,
     }
+    return failed
 
 
 def _today() -> str:

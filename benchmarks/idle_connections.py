@@ -11,6 +11,7 @@ nobody says anything; after that a probe sends pairs of set and get, one at a ti
 from __future__ import annotations
 
 import http.client
+import os
 import re
 import resource
 import socket
@@ -22,7 +23,7 @@ from benchmarks.measuring import Folder, Memcache, Process, Row, frame, report
 
 WANTED = 10_000
 LEAST = 4_000
-#: Files a process needs beside its connections.
+#: Files a process needs beside its connections and those it has open.
 _OTHER_FILES = 100
 #: Connections that are being made at a time: what a listener's backlog takes.
 _AT_ONCE = 50
@@ -40,15 +41,16 @@ _GREETINGS = {
 
 
 def allowed(wanted: int) -> int:
-    """As many connections as the hard limit of open files allows, the soft one being raised to it."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY:
-        hard = 1 << 20
-    most = min(wanted, hard - _OTHER_FILES)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, wanted + _OTHER_FILES), hard))
-    if most < wanted:
-        print(f"{most:,} connections: the hard limit of open files is {hard:,}")
-    return most
+    """As many connections as the hard limit of open files allows; the soft one is raised if need be, never lowered."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    others = len(os.listdir("/dev/fd")) + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted + others:
+        return wanted
+    most = wanted + others if hard == resource.RLIM_INFINITY else min(hard, wanted + others)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < wanted + others:
+        print(f"{most - others:,} connections: the hard limit of open files is {hard:,}")
+    return most - others
 
 
 def connect(ports: dict[str, int], count: int) -> list[socket.socket]:

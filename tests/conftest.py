@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from broker.reactor import install
+from tests.storage.support import InlinePool
 from tests.support import leaks, logged_errors
 
 # The reactor twistd gives the broker, before pytest-twisted installs Twisted's own; BROKER_STOCK_REACTOR=1 keeps that.
@@ -99,6 +100,7 @@ def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         gc.collect(1)
     finally:
         globalLogPublisher.removeObserver(_observe)
+    InlinePool.close_all()
     left: list[str] = []
     timers, sockets = _left(*before)
     for timer in timers:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import resource
 import shutil
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
@@ -152,21 +155,61 @@ def test_a_case_of_each_kind_says_what_it_took(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_the_page_says_what_was_run_anew_and_how(tmp_path: Path) -> None:
-    results, where = tmp_path / "peers.json", tmp_path / "page.rst"
+    results = tmp_path / "peers.json"
     report = json.loads((measuring.RESULTS / "peers.json").read_text())
     report["command"] = "script/benchmark --seconds 7"
     for case in report["cases"].values():
         case.pop("command", None)
     results.write_text(json.dumps(report))
-    say = ["--no-install", "--only=idle", "--seconds=0.2", f"--results={tmp_path}", f"--page={where}"]
-    assert against.main([*say, f"--static={tmp_path}"]) == 0
+    assert against.main([*written_to(tmp_path), "--only=start", "--seconds=0.2"]) == 0
     after = json.loads(results.read_text())
     assert (after["command"], after["date"]) == (report["command"], report["date"])
-    assert after["cases"]["idle"]["command"] == "script/benchmark --only idle --seconds 0.2"
-    assert [name for name, case in after["cases"].items() if "command" in case] == ["idle"]
-    text = where.read_text()
+    assert after["cases"]["start"]["command"] == "script/benchmark --only start --seconds 0.2"
+    assert [name for name, case in after["cases"].items() if "command" in case] == ["start"]
+    text = (tmp_path / "page.rst").read_text()
     assert "``script/benchmark --seconds 7`` on" in text
-    assert "Run anew: idle; ``script/benchmark --only idle --seconds 0.2``" in text
+    assert "Run anew: start; ``script/benchmark --only start --seconds 0.2``" in text
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@pytest.mark.parametrize("only", [[], ["--only=idle"]], ids=["of all", "of one"])
+def test_a_case_that_fails_is_named_and_no_other_command_is_said_to_have_measured_it(
+    only: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> list[measuring.Row]:
+        raise OSError(24, "Too many open files")
+
+    before = json.loads((measuring.RESULTS / "peers.json").read_text())
+    (tmp_path / "peers.json").write_text(json.dumps(before))
+    monkeypatch.setattr(against, "LIMITS", {"idle": ("idle connections", fail)})
+    monkeypatch.setattr(against, "cases", lambda backlog: [])
+    monkeypatch.setattr(against, "all_synced", lambda how, say: [])
+    monkeypatch.setattr(peers, "PEERS", [])
+    assert against.main([*written_to(tmp_path), *only]) == 1
+    said = capsys.readouterr().err
+    assert "idle: [Errno 24] Too many open files" in said
+    assert "benchmark: not measured: idle; why is said above" in said
+    after = json.loads((tmp_path / "peers.json").read_text())["cases"]
+    assert after == ({"idle": before["cases"]["idle"]} if only else {})
+
+
+def written_to(folder: Path) -> list[str]:
+    """The options for it."""
+    return ["--no-install", f"--results={folder}", f"--page={folder / 'page.rst'}", f"--static={folder}"]
+
+
+def test_more_connections_are_allowed_where_files_are_open_and_the_limit_is_never_lowered(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for number in range(150):
+            stack.enter_context((tmp_path / str(number)).open("w"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (400, hard))
+        assert idle_connections.allowed(10) == 10
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (400, hard)
+        assert idle_connections.allowed(300) == 300
+        for _ in range(300):
+            stack.enter_context(Path(os.devnull).open())
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")

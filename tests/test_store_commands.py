@@ -460,6 +460,12 @@ class Load(threading.Thread):
                     assert answers.read(len(body) + 7).startswith(b"%06d" % self.taken)
                     self.taken += 1
 
+    def go_on_to(self, number: int) -> None:
+        """Wait until so many are confirmed."""
+        while self.next < number:
+            self.join(0.01)
+            assert self.is_alive()
+
 
 def test_a_running_broker_is_dumped_and_copied_as_of_one_moment(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -470,8 +476,7 @@ def test_a_running_broker_is_dumped_and_copied_as_of_one_moment(
         load = Load(twistd.ports()["memcache"])
         load.start()
         try:
-            while load.next < 300:
-                assert load.is_alive()
+            load.go_on_to(300)
             moments = []
             for command in (["dump", path], ["backup", path, copy / "broker.sqlite"]):
                 before = load.next, load.taken
@@ -479,11 +484,11 @@ def test_a_running_broker_is_dumped_and_copied_as_of_one_moment(
                 moments.append((before, (load.next, load.taken)))
                 if command[0] == "dump":
                     dumped = [int(one["body"][:6]) for one in lines(out) if one["type"] == "message"]
+            load.go_on_to(moments[1][1][0] + 1)
         finally:
             load.over.set()
             load.join()
         assert err == f"{(copy / 'broker.sqlite').stat().st_size} bytes\n"
-        assert load.next > moments[1][1][0]
         left = {one.name for one in tmp_path.iterdir()}
     assert left == {"copy", *(f"broker.sqlite{one}" for one in ("", "-shm", "-wal", ".lock", ".reserve"))}
     assert "it is whole" in said(capfd, "check", copy / "broker.sqlite")[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.enterprise.adbapi import ConnectionPool
 from twisted.internet.defer import Deferred
@@ -73,9 +73,22 @@ class InlineThreads:
 class InlinePool(ConnectionPool):
     """An adbapi pool whose work is done when it is asked for."""
 
+    #: Those of the running test. A store that a test lets die keeps its files open, until they are closed here.
+    started: ClassVar[list[InlinePool]] = []
+
     def start(self) -> None:
         self.threadpool = InlineThreads()  # type: ignore[assignment]
         self.running = True
+        self.started.append(self)
+
+    @classmethod
+    def close_all(cls) -> None:
+        """Close the files of all that were started, and forget them."""
+        for pool in cls.started:
+            for connection in pool.connections.values():
+                connection.close()
+            pool.connections.clear()
+        cls.started.clear()
 
 
 class FailingConnection(sqlite3.Connection):
