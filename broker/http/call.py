@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
-from functools import cached_property
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 import attrs
@@ -18,6 +17,7 @@ from broker.core.message import Message
 from broker.core.route import Published
 from broker.errors import MessageTooLarge, Stopping
 from broker.http import metadata
+from broker.http.fields import Said
 from broker.http.parameters import FORM, MULTIPART, Parameters, wishes
 from broker.http.problem import RETRY_AFTER, Problem
 from broker.http.routes import Match
@@ -150,8 +150,8 @@ class Call:
     #: What its sender may do.
     access: Access
     query: bytes
-    #: The header fields, as they came.
-    headers: Sequence[tuple[bytes, Sequence[bytes]]]
+    #: What its header fields say.
+    said: Said
     body: bytes
     #: Bytes of the body; more than `body` holds if it was too large to keep.
     received: int
@@ -163,6 +163,7 @@ class Call:
     #: True once the client is gone.
     gone: bool = False
     _waiting: Cancellable | None = None
+    _parameters: Parameters | None = None
     #: What the parameters wish for each message, once it was asked for.
     _wishes: dict[str, Any] | None = None
 
@@ -171,17 +172,20 @@ class Call:
         """True if the body was too large to keep."""
         return self.received > len(self.body)
 
-    @cached_property
+    @property
     def content_type(self) -> str | None:
         """The body's type as it came; None if it says nothing."""
-        return metadata.content_type(self.headers)
+        return self.said.content_type
 
-    @cached_property
+    @property
     def parameters(self) -> Parameters:
         """The parameters; a body counts with POST and PUT."""
-        if self.method in ("POST", "PUT") and not self.overflowed:
-            return Parameters(self.query, self.content_type or "", self.body)
-        return Parameters(self.query)
+        if self._parameters is None:
+            if self.method in ("POST", "PUT") and not self.overflowed:
+                self._parameters = Parameters(self.query, self.content_type or "", self.body)
+            else:
+                self._parameters = Parameters(self.query)
+        return self._parameters
 
     def content(self) -> Content:
         """What is posted: the parameter ``msg`` wherever it stands, else the raw body. Raises `Problem`."""
@@ -200,8 +204,7 @@ class Call:
 
     def message(self, content: Content, now: int, *, own_wishes: bool) -> Message:
         """The message; with `own_wishes` the four numbers are read, and when it is due (`BadValue`)."""
-        headers = metadata.message_headers(self.headers)
-        message = Message(body=content.body, headers=headers, content_type=content.content_type)
+        message = Message(body=content.body, headers=self.said.message, content_type=content.content_type)
         return self.wished(message, now, own_wishes=own_wishes)
 
     def wished(self, message: Message, now: int, *, own_wishes: bool) -> Message:
@@ -239,18 +242,10 @@ class Call:
             said = f"{source} {id}"
         return said if len(said) <= MAX_KEY else hashlib.sha256(said.encode()).hexdigest()
 
-    @cached_property
+    @property
     def idempotency_key(self) -> str | None:
         """The header of this name."""
-        return self.header("idempotency-key")
-
-    def header(self, name: str) -> str | None:
-        """The last header of this name, which is in lower case."""
-        wanted = name.encode()
-        for known, values in self.headers:
-            if known.lower() == wanted:
-                return metadata.decoded(values[-1]).strip()
-        return None
+        return self.said.last("idempotency-key")
 
     def json_body(self) -> bytes:
         """The body, which should be JSON; `Problem` 413 or 415."""

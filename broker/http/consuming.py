@@ -60,7 +60,7 @@ class Consuming:
         how = (call.parameters.text("ack") or "").lower()
         if how not in ("", "auto"):
             raise BadValue("Invalid message ack: auto, or leave it out.")
-        wait = wait_of(call.parameters, call.header("prefer"))
+        wait = wait_of(call.parameters, call.said.last("prefer"))
         worker, code = (call.parameters.text(name) or "" for name in ("worker", "code"))
         call.access.room()
         taken = await self._next(call, wait, 1, 1, leased=not how, lease=lease)

@@ -39,8 +39,7 @@ class Metrics:
     async def metrics(self, call: Call) -> Answer:
         """The numbers of the broker, and of the queues that ``queue`` names, if those are not more than `MOST`."""
         survey = await self._surveyor.survey(wanted(call), most=MOST)
-        accepts = [fields for name, fields in call.headers if name.lower() == b"accept"]
-        exact = _takes_openmetrics(b",".join(field for fields in accepts for field in fields).decode("latin-1"))
+        exact = _takes_openmetrics(call.said.accept)
         if len(survey.queues) > AT_ONCE:
             body = await deferToThread(render, survey, exact)
         else:

@@ -22,8 +22,7 @@ encode = msgspec.json.Encoder().encode
 
 def accepts(call: Call, *media: str) -> str:
     """The first of `media` that ``Accept`` names, in the client's order; empty if it names none of them."""
-    said = b",".join(value for name, values in call.headers if name.lower() == b"accept" for value in values)
-    for choice in said.decode("latin-1").split(","):
+    for choice in call.said.accept.split(","):
         named, *parameters = (part.strip().lower() for part in choice.split(";"))
         if named in media and not any(part.replace(" ", "").rstrip("0.") == "q=" for part in parameters):
             return named

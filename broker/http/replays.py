@@ -81,7 +81,7 @@ class Replays:
                 seen = await call.wait(self._broker.replays.preview(plan))
                 samples = [looked_at(one, body=True) for one in seen.samples]
                 return json(200, {"examined": seen.examined, "matched": seen.matched, "samples": samples})
-            if call.header("idempotency-key"):
+            if call.idempotency_key:
                 plan = msgspec.structs.replace(plan, key=call.key(Message()))
             job = await self._broker.replays.create(plan)
         except NotFound as error:

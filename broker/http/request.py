@@ -20,7 +20,6 @@ from zope.interface import implementer
 from broker.http import heads
 from broker.http.channel import Channel
 from broker.http.fields import Fields
-from broker.http.metadata import content_type
 from broker.http.problem import Problem
 
 #: Bytes over the limit that are read and dropped before the connection is given up.
@@ -68,6 +67,7 @@ class Request(server.Request):
 
     channel: Channel
     content: BytesIO
+    requestHeaders: Fields
 
     #: Bytes of the body that came.
     received = 0
@@ -89,7 +89,7 @@ class Request(server.Request):
         if length is not None and length <= limits.size:
             self.limit = limits.size  # no body may have less
             return
-        kind = content_type(self.requestHeaders.getAllRawHeaders()) or ""
+        kind = self.requestHeaders.said.content_type or ""
         path = self.channel.path.decode("latin-1").partition("?")[0]
         self.limit = limits.body(kind, path)
         if length is not None and length > self.limit + PATIENCE:

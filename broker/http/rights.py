@@ -70,7 +70,7 @@ def check(call: Call) -> None:
         case Endpoint.PUBLISH | Endpoint.PUBLISH_BATCH:
             access.publish(_channel(call))
         case Endpoint.TAKE:
-            access.subscribe(_channel(call), waits=wait_of(call.parameters, call.header("prefer")) > 0)
+            access.subscribe(_channel(call), waits=wait_of(call.parameters, call.said.last("prefer")) > 0)
         case Endpoint.SETTLE | Endpoint.TOUCH | Endpoint.NACK:
             access.settle(match.message)
         case Endpoint.COMMIT:

@@ -346,7 +346,7 @@ class _Root(Resource):
             match=match,
             access=access,
             query=request.uri.partition(b"?")[2],
-            headers=list(request.requestHeaders.getAllRawHeaders()),
+            said=request.requestHeaders.said,
             body=request.content.getvalue(),
             received=request.received,
             limits=site.limits,

@@ -86,7 +86,7 @@ class Settings:
         said = await call.document()
         if not isinstance(said, dict):
             raise Problem(400, "bad-parameter", "The body must be a JSON object.")
-        destination, wanted = _destination(call), call.header("if-match")
+        destination, wanted = _destination(call), call.said.last("if-match")
         old = self._broker.configured.get(destination)
         return await self._set_keys(
             destination, lambda before: made(before, said), 200 if old is not None else 201, wanted

@@ -265,7 +265,7 @@ def _fields(lines: bool) -> list[tuple[bytes, bytes]]:
 
 def _last_event(call: Call, now: int) -> int | None:
     """The stamp behind which a stream begins; None: with what comes."""
-    said: Any = call.header("last-event-id")
+    said: Any = call.said.last("last-event-id")
     if said:
         if not said.isascii() or not said.isdigit() or len(said) > 16:
             raise BadValue("Invalid Last-Event-ID: the id of an event of this topic.")

@@ -68,8 +68,8 @@ LIMITS: dict[str, dict[str, float]] = {
         "calls": 163,
     },
     "STOMP delivery of a fan-out": {"kernel": 0.13, "statements": 0, "steps": 0, "written": 1, "calls": 10},
-    "HTTP POST": {"kernel": 4, "statements": 3, "steps": 16, "written": 4137, "calls": 605, "blocks": 8},
-    "HTTP GET and DELETE": {"kernel": 8, "statements": 6, "steps": 33, "written": 8500, "calls": 1091, "blocks": 10},
+    "HTTP POST": {"kernel": 4, "statements": 3, "steps": 16, "written": 4137, "calls": 575, "blocks": 8},
+    "HTTP GET and DELETE": {"kernel": 8, "statements": 6, "steps": 33, "written": 8500, "calls": 1067, "blocks": 10},
     "HTTP batch posted, leased, acked": {
         "kernel": 0.24,
         "statements": 0.18,
