@@ -229,6 +229,13 @@ class TracedBroker(Broker):
             self._deliver(delivery)
         return deliveries
 
+    def with_share(self, taken: Delivery, most: int, size: int, **more: Any) -> list[Delivery]:
+        """One that was taken, and more."""
+        deliveries = super().with_share(taken, most, size, **more)
+        for delivery in deliveries[1:]:
+            self._deliver(delivery)
+        return deliveries
+
     def ack(self, deliveries: Iterable[Delivery]) -> Deferred[None]:
         """Settle."""
         return self._settling("ack", deliveries, super().ack)

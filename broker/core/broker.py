@@ -354,6 +354,15 @@ class Broker(Overview):
         """The same for up to `most` of them, and no more once their bodies have `size` bytes: 5 us less for each."""
         return [] if self._supply.held else self._taking.several_at_hand(queue, most, size, leased, lease)
 
+    def with_share(
+        self, taken: Delivery, most: int, size: int, *, leased: bool = False, lease: int = 0
+    ) -> list[Delivery]:
+        """What `take` gave just now, and more of its queue, up to `most` and `size` as in `several_at_hand`.
+
+        If others wait there, no more than each of them may have. What follows is theirs then: see `contended`.
+        """
+        return self._taking.with_share(taken, most, size, leased, lease)
+
     async def peek(self, queue: str, *, wait: float = 0.0) -> Delivery | None:
         """The message that would be delivered next, without taking it; waits like `take`."""
         return await self._taking.peek(queue, wait) if await self._readable([queue], wait) else None

@@ -102,6 +102,10 @@ class Consumers:
     def __bool__(self) -> bool:
         return bool(self._ready)
 
+    def __len__(self) -> int:
+        """How many have credit."""
+        return sum(map(len, self._ready.values()))
+
     def __contains__(self, subscription: Subscription) -> bool:
         return subscription in self._ready.get(self._rank(subscription), ())
 

@@ -338,7 +338,9 @@ class Journal:
                 if reader.waiting == len(messages):
                     reader.since = messages[0].stamp
                 if reader.queue.used:
-                    reader.appended(base, messages, size, self._allowance(reader.queue.wanted))
+                    # who works on some will ask for more: 10 that take batches had to wait for a read in half of them
+                    wanted = reader.queue.wanted or bool(reader.on_loan)
+                    reader.appended(base, messages, size, self._allowance(wanted))
                 for low, high in unseen.get(reader.id, ()):
                     reader.bits.add_range(low, high)
                     reader.bytes -= sum(message.size for message in messages[low - base : high - base])

@@ -51,6 +51,11 @@ class Overview:
         found = self._directory.queues.get(queue)
         return found is not None and bool(found.id) and not found.ready
 
+    def contended(self, queue: str) -> bool:
+        """True while consumers wait for the messages of a queue."""
+        found = self._directory.queues.get(queue)
+        return found is not None and found.wanted
+
     def policy_of(self, queue: str) -> Policy:
         """The rules of a queue, whether it is there or not."""
         return self._directory.policies.of(queue)

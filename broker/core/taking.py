@@ -81,8 +81,15 @@ class Taking:
     def several_at_hand(self, name: str, most: int, size: int, leased: bool, lease: int) -> list[Delivery]:
         """`Broker.several_at_hand`."""
         first = self.at_hand(name, leased, lease)
-        if first is None:
-            return []
+        return [] if first is None else self._with(first, most, size, leased, lease)
+
+    def with_share(self, first: Delivery, most: int, size: int, leased: bool, lease: int) -> list[Delivery]:
+        """`Broker.with_share`."""
+        queue = first.reader.queue
+        share = (1 + queue.ready) // (1 + len(queue.consumers))
+        return self._with(first, min(most, share), size, leased, lease)
+
+    def _with(self, first: Delivery, most: int, size: int, leased: bool, lease: int) -> list[Delivery]:
         queue, now, found = first.reader.queue, self._now(), [first]
         size -= len(first.message.body)
         while len(found) < most and size > 0 and (delivery := queue.lend(now, None, leased, lease)) is not None:

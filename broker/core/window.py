@@ -27,7 +27,7 @@ class Budget:
         return self.used > self.limit
 
     def allowance(self, wanted: bool) -> int:
-        """Bytes a single window may hold now; `wanted`: its queue has somebody to deliver to."""
+        """Bytes a single window may hold now; `wanted`: somebody takes from its queue."""
         if self.used < self.limit // 2:
             return 1024 * 1024 if wanted else 64 * 1024
         if self.used < self.limit:

@@ -68,6 +68,25 @@ def test_none_overtakes_those_who_wait() -> None:
     assert taken.message.body == b"a"
 
 
+def test_who_waited_gets_a_share_at_once_and_the_others_theirs() -> None:
+    bench = filled(Policy(paused=True))
+
+    async def share() -> list[bytes]:
+        first = await bench.broker.take("q", wait=60)
+        assert first is not None
+        return [one.message.body for one in bench.broker.with_share(first, 9, 100)]
+
+    waiting = [start(share()) for _ in range(2)]
+    result(bench.broker.publish(queue("q"), text("d")))
+    assert bench.broker.contended("q")
+    _ = start(bench.broker.reload(Policies(Policy())))
+    bench.turn()
+    assert [result(one) for one in waiting] == [[b"a", b"b"], [b"c", b"d"]]
+    assert not bench.broker.contended("q")
+    assert not bench.broker.contended("nobody")
+    assert bench.broker.stats.delivered == 4
+
+
 def test_an_expired_one_before_it_is_settled_on_the_way() -> None:
     bench = Bench()
     result(bench.broker.publish(queue("q"), text("old", ttl=1_000)))

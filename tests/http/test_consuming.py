@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 
 from broker.core.policy import Policies, Policy, Rule
 from broker.errors import StoreUnavailable
+from broker.http import consuming
 from broker.storage.memory import MemoryStore
 from tests.http.support import Response, World
 
@@ -186,6 +188,25 @@ def test_a_batch_waits_for_its_first_message_only() -> None:
     world.post("work", b"one")
     world.clock.advance(0)
     assert [one["event"]["data"] for one in waiting.answer().json["messages"]] == ["one"]
+
+
+@pytest.mark.parametrize(("waiting", "shares"), [(1, [[0, 1, 2, 3, 4, 5]]), (2, [[0, 1, 2], [3, 4, 5]]), (4, [[0]])])
+def test_those_who_wait_for_batches_share_what_comes(waiting: int, shares: list[list[int]]) -> None:
+    world = World()
+    connections = [world.waiting("POST", "/channels/work/lease?wait=20&limit=50", b"") for _ in range(waiting)]
+    world.ask("POST", "/channels/work/messages", b"[0,1,2,3,4,5]", **JSON)
+    got = [[one["event"]["data"] for one in connection.answer().json["messages"]] for connection in connections]
+    assert got[: len(shares)] == shares
+    assert list(chain.from_iterable(got)) == list(range(6))
+
+
+def test_a_limit_of_bytes_holds_for_what_comes_while_one_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consuming, "MAX_BATCH_BYTES", 4)
+    world = World()
+    waiting = world.waiting("POST", "/channels/work/lease?wait=20&limit=50", b"")
+    world.ask("POST", "/channels/work/messages", b"[0,1,2,3,4,5]", **JSON)
+    assert len(waiting.answer().json["messages"]) == 4
+    assert world.ready("work") == (2, 4)
 
 
 def test_a_large_batch_is_taken_in_several_turns() -> None:

@@ -212,22 +212,27 @@ class BrokerMachine(RuleBasedStateMachine):
 
     # -- consumers
 
-    @rule(name=_queues, leased=st.booleans(), times=st.integers(1, 3))
-    def take(self, name: str, leased: bool, times: int) -> None:
+    @rule(name=_queues, leased=st.booleans(), times=st.integers(1, 3), most=st.integers(1, 4))
+    def take(self, name: str, leased: bool, times: int, most: int) -> None:
         for _ in range(times):
-            self.take_one(name, leased)
+            self.take_some(name, leased, most)
 
-    def take_one(self, name: str, leased: bool) -> None:
+    def take_some(self, name: str, leased: bool, most: int = 1) -> None:
         taken: list[Any] = []
         run = self.run
         self.model.used(name)
-        _ = start(self.broker.take(name, leased=leased, lease=3_000)).addBoth(taken.append)
+
+        async def take() -> list[Delivery]:
+            delivery = await self.broker.take(name, leased=leased, lease=3_000)
+            return self.broker.with_share(delivery, most, 1 << 20, leased=leased, lease=3_000) if delivery else []
+
+        _ = start(take()).addBoth(taken.append)
         for _ in range(5):
             if not taken and self.bench.memory.held is not None:
                 self.bench.memory.release_commit()
         assert run == self.run
-        if taken and isinstance(taken[0], Delivery):
-            held = self.got(taken[0], object())
+        for delivery in taken[0] if taken and isinstance(taken[0], list) else ():
+            held = self.got(delivery, object())
             self.model.hands.append(held)
             if leased:
                 self.model.failed(held)  # it may lapse
@@ -305,7 +310,7 @@ class BrokerMachine(RuleBasedStateMachine):
     def fail_twice(self, name: str, settled: bool) -> None:
         """Often enough for a message to die."""
         for _ in range(2):
-            self.take_one(name, False)
+            self.take_some(name, False)
             for held in [held for held in self.model.hands if held.delivery.queue == name]:
                 self.model.hands.remove(held)
                 self.model.failed(held)
