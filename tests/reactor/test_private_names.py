@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from twisted.internet import _newtls, abstract, base, posixbase, tcp
+from twisted.internet import _newtls, _signals, abstract, base, posixbase, tcp
 from twisted.internet.protocol import Factory, Protocol
 
 import twisted
@@ -25,6 +25,8 @@ from twisted.internet import epollreactor
 SOURCES: dict[Any, str] = {
     epollreactor.EPollReactor.doPoll: "09b62ae68ef0",
     posixbase._PollLikeMixin._doReadOrWrite: "5ffee55b7949",
+    posixbase.PosixReactorBase.installWaker: "328da7ec0e64",
+    _signals._FDWaker.doRead: "0be8b749479c",
     posixbase._DisconnectSelectableMixin._disconnectSelectable: "9d6de0e555ea",
     base.ReactorBase.mainLoop: "769125a86d0c",
     base.ReactorBase.timeout: "347720436ca8",
