@@ -21,6 +21,9 @@ from broker.http.problem import Problem
 class Endpoint(enum.Enum):
     """What a request asks for."""
 
+    #: By identity: `enum.Enum`'s own is a call of Python, two for each request.
+    __hash__ = object.__hash__
+
     WELCOME = enum.auto()
     CHANNELS = enum.auto()
     TAKE = enum.auto()

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 class Outcome(enum.Enum):
     """What may become of a command that has no value to show."""
 
+    #: By identity: `enum.Enum`'s own is a call of Python, and each answer is looked up.
+    __hash__ = object.__hash__
+
     STORED = enum.auto()
     #: Refused: the queue is full, or one cannot do that to a queue.
     NOT_STORED = enum.auto()
