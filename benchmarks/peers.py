@@ -127,11 +127,12 @@ class Server:
         found = [self.process.pid]
         for one in found:
             for task in Path(f"/proc/{one}/task").glob("*/children"):
-                try:
-                    found += map(int, task.read_text().split())
-                except FileNotFoundError:
-                    continue
+                found += map(int, _read(task).split())
         return found
+
+    def _said(self, file: str) -> list[str]:
+        """What the kernel says of each of them in this file."""
+        return [said for one in self.processes() if (said := _read(Path(f"/proc/{one}/{file}")))]
 
     def cpu(self) -> float:
         """Seconds of processor time, of all its processes."""
@@ -140,8 +141,8 @@ class Server:
     def cpu_parts(self) -> tuple[float, float]:
         """The same in two parts: in its own code, and in the kernel's."""
         own = kernel = 0
-        for one in self.processes():
-            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+        for said in self._said("stat"):
+            fields = said.rpartition(")")[2].split()
             own, kernel = own + int(fields[11]), kernel + int(fields[12])
         second = os.sysconf("SC_CLK_TCK")
         return own / second, kernel / second
@@ -149,8 +150,8 @@ class Server:
     def rss(self) -> int:
         """Resident memory in bytes, of all its processes."""
         size = 0
-        for one in self.processes():
-            found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{one}/status").read_text())
+        for said in self._said("status"):
+            found = re.search(r"VmRSS:\s+(\d+)", said)
             size += int(found[1]) * 1024 if found else 0
         return size
 
@@ -366,6 +367,14 @@ class Linger(Server):
 PEERS: Sequence[type[Server]] = (Memcached, Beanstalkd, Redis, RabbitMQ, ActiveMQ, CoilMQ, Linger)
 #: What is worth a comparison and cannot be installed from a package: named in the report.
 NOT_PACKAGED = ("siberite", "darner", "starling")
+
+
+def _read(file: Path) -> str:
+    """What it says; nothing of a process that has ended since it was listed."""
+    try:
+        return file.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def install(peer: type[Server]) -> None:

@@ -8,6 +8,7 @@ import re
 import resource
 import shutil
 import socket
+import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
@@ -191,6 +192,16 @@ def test_a_case_that_fails_is_named_and_no_other_command_is_said_to_have_measure
     assert "benchmark: not measured: idle; why is said above" in said
     after = json.loads((tmp_path / "peers.json").read_text())["cases"]
     assert after == ({"idle": before["cases"]["idle"]} if only else {})
+
+
+def test_a_process_that_has_ended_takes_nothing_more(tmp_path: Path) -> None:
+    with peers.Broker(tmp_path) as server:
+        there = server.cpu(), server.rss()
+        ended = subprocess.Popen(["true"])
+        ended.wait()
+        server.processes = lambda: [server.process.pid, ended.pid]  # type: ignore[method-assign]
+        assert server.cpu() >= there[0] > 0
+        assert server.rss() > there[1] // 2
 
 
 def written_to(folder: Path) -> list[str]:
