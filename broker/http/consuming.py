@@ -13,7 +13,7 @@ from twisted.internet.task import deferLater
 from broker.core.binding import named_source
 from broker.core.broker import Broker
 from broker.core.delivery import Delivery
-from broker.errors import BadValue, LeaseLost, NotFound
+from broker.errors import BadValue, LeaseLost, NotFound, OverLimit
 from broker.http import metadata
 from broker.http.call import Answer, Call
 from broker.http.counts import Counts
@@ -79,7 +79,7 @@ class Consuming:
         return msgspec.structs.replace(answer, sent=partial(self._sent, delivery))
 
     async def _next(self, call: Call, wait: int, most: int, size: int, *, leased: bool, lease: int) -> list[Delivery]:
-        """The next messages, as far as they are at hand, at least one; none if none comes in time.
+        """The next messages, as far as they are at hand, at least one; none if none comes in time; `OverLimit`.
 
         What is at hand is taken without a wait: 15 us less. That nothing is ready is said at once: 75 us less.
         """
@@ -94,7 +94,9 @@ class Consuming:
         delivery = await call.wait(self._broker.take(name, wait=wait, leased=leased, lease=lease))
         if delivery is None:
             return []
-        return self._broker.with_share(delivery, most, size, leased=leased, lease=lease)
+        with self._back_unless_answered([delivery]):
+            room = call.access.room()  # other requests of his may have used it up meanwhile
+        return self._broker.with_share(delivery, min(most, room), size, leased=leased, lease=lease)
 
     def _sent(self, delivery: Delivery, all_of_it: bool) -> None:
         """An answer with ``ack=auto`` is out of our send buffer, or its client is gone."""
@@ -120,10 +122,14 @@ class Consuming:
         again, size, turn = bool(taken), 0, 0
         wait = wanted.wait
         with self._back_unless_answered(taken):
-            most = wanted.max if again else min(wanted.max, call.access.room())
-            while not again and len(taken) < most and size < MAX_BATCH_BYTES:
-                room = min(most - len(taken), _PER_TURN - turn)
-                found = await self._next(call, wait, room, MAX_BATCH_BYTES - size, leased=True, lease=lease)
+            while not again and len(taken) < wanted.max and size < MAX_BATCH_BYTES:
+                try:
+                    room = min(wanted.max - len(taken), _PER_TURN - turn, call.access.room())
+                    found = await self._next(call, wait, room, MAX_BATCH_BYTES - size, leased=True, lease=lease)
+                except OverLimit:
+                    if not taken:
+                        raise
+                    break
                 if not found:
                     break
                 taken += found

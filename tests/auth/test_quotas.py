@@ -182,6 +182,33 @@ def test_http_lends_no_more_than_a_user_may_have(http: test_http.Guarded) -> Non
     assert http.by("alice", "GET", "/channels/q/stream").status == 429
 
 
+@pytest.mark.parametrize(("method", "path"), [("POST", "lease?wait=20&limit=2"), ("GET", "?wait=20&timeout=60")])
+def test_requests_that_wait_together_get_no_more_than_their_user_may_have(
+    method: str, path: str, http: test_http.Guarded
+) -> None:
+    limit(http, http.clock, unsettled=2)
+    target = f"/channels/q/{path}".replace("/?", "?")
+    waiting = [http.waiting(method, target, b"", Authorization=test_http.basic()) for _ in range(4)]
+    post = {"Authorization": test_http.basic("bob"), "Content_Type": "application/x-ndjson"}
+    assert http.ask("POST", "/channels/q/messages", b"1\n" * 8, **post).status == 202
+    lent = 2 if method == "GET" else 1
+    assert [one.answer().status for one in waiting] == [200] * lent + [429] * (4 - lent)
+    stats = http.broker.queue_stats("q")
+    assert (stats.on_loan, stats.ready, stats.failed) == (2, 6, 0)
+
+
+def test_a_batch_ends_where_its_user_may_have_no_more(http: test_http.Guarded) -> None:
+    limit(http, http.clock, unsettled=150)
+    http.put(*"q" * 250)
+    connection = http.connect()
+    connection.ask("POST", "/channels/q/lease?limit=1000", b"", {"Authorization": test_http.basic()})
+    assert (connection.answers(), http.broker.queue_stats("q").on_loan) == ([], 100)
+    assert http.ask("POST", "/channels/q/lease?limit=50", b"", Authorization=test_http.basic()).status == 200
+    http.clock.advance(0)
+    assert len(connection.answer().json["messages"]) == 100
+    assert http.broker.queue_stats("q").on_loan == 150
+
+
 def test_a_stream_of_who_is_removed_ends(http: test_http.Guarded) -> None:
     connection = http.waiting("GET", "/channels/q/stream", Authorization=test_http.basic())
     http.authenticator.users["alice"].remove()
