@@ -64,7 +64,7 @@ class LeanReactor(EPollReactor):
         """Send, sleep, and let be read and written what can be; one pass.
 
         To read a lean connection without a log context, and without looking at all it could be, is 2 us of the 14; the
-        waker, by which a thread says that a commit is done, is read like that too.
+        waker, by which a thread says that a commit is done, is read like that too: 15 calls of functions less.
         """
         if self.gathered:
             self._send()

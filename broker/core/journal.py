@@ -338,7 +338,8 @@ class Journal:
                 if reader.waiting == len(messages):
                     reader.since = messages[0].stamp
                 if reader.queue.used:
-                    # who works on some will ask for more: 10 that take batches had to wait for a read in half of them
+                    # Who works on some will ask for more: for ten that take batches over HTTP half of the commits were
+                    # read again, 6 % of the processor time.
                     wanted = reader.queue.wanted or bool(reader.on_loan)
                     reader.appended(base, messages, size, self._allowance(wanted))
                 for low, high in unseen.get(reader.id, ()):

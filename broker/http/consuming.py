@@ -136,7 +136,7 @@ class Consuming:
                 call.access.lent(found)
                 size += sum(len(delivery.message.body) for delivery in found)
                 if self._broker.contended(name):
-                    break  # what follows is for those who wait: to join them for each message took 12 us
+                    break  # what follows is for those who wait: joining them for each message made 469 calls 641
                 wait, turn = 0, turn + len(found)
                 if turn == _PER_TURN:
                     turn = 0
