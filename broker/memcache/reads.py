@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 
 from broker.core.broker import Broker
 from broker.core.delivery import Delivery
+from broker.errors import OverLimit
 from broker.memcache.dialect import Dialect
 from broker.memcache.keys import Key
 from broker.memcache.stats import Counters
@@ -39,9 +40,10 @@ class Reads:
         """True while any read is open."""
         return bool(self._open)
 
-    async def read(self, keys: Sequence[Key], *, look: bool = False) -> Delivery | None:
+    async def read(self, keys: Sequence[Key], room: Callable[[], object], *, look: bool = False) -> Delivery | None:
         """Do what the first of `keys` says, in the queues of all; the message to answer with, if there is one.
 
+        `room` raises `OverLimit` if the client's user may have no more on loan; a close makes room for what it opens.
         `look`: take none, whatever it says. `ReadsOpen`; `StoreUnavailable` if a close is not on disk.
         """
         key, *others = keys
@@ -58,6 +60,8 @@ class Reads:
         for other in others:
             self._check(other, look)
             longest = max(longest, other.wait)
+        if opens := not look and any(one.open for one in keys):
+            room()
         wait = longest / 1000 if self._waits else 0.0
         if key.peek or look:
             self._counters.cmd_peek += 1
@@ -71,6 +75,12 @@ class Reads:
         if delivery is None:
             self._counters.get_misses += 1
             return None
+        if opens:
+            try:
+                room()  # other reads of his may have used it up meanwhile
+            except OverLimit:
+                self._broker.release([delivery])
+                raise
         self._counters.get_hits += 1
         if look or key.peek:
             return delivery

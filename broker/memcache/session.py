@@ -234,10 +234,10 @@ class Session:
                 value = b""
             await self._room()
             if together:
-                delivery = await self.reads.read(keys)
+                delivery = await self.reads.read(keys, self.access.room)
                 key = next((one for one in keys if delivery and one.destination.name == delivery.queue), key)
             else:
-                delivery = await self.reads.read([key], look=command.look)
+                delivery = await self.reads.read([key], self.access.room, look=command.look)
             if delivery is not None and key.open:
                 self.access.lent([delivery])
             if delivery is None:
@@ -256,8 +256,6 @@ class Session:
             self.access.check(Action.BROWSE, key.destination)
         else:
             self.access.subscribe(key.destination, waits=key.wait > 0)
-        if key.open and not look:
-            self.access.room()
 
     def _value(self, voice: Voice, key: Key, delivery: Delivery) -> bytes:
         """What is to be written of a value; a large body is written here."""
@@ -288,9 +286,9 @@ class Session:
         deadline = clock.seconds() + command.seconds
         while self.reads.may_open(key):
             await self._room()
-            self.access.room()
             wait = int(max(deadline - clock.seconds(), 0) * 1000)
-            delivery = await self.reads.read([msgspec.structs.replace(key, open=True, wait=wait)])
+            opened = msgspec.structs.replace(key, open=True, wait=wait)
+            delivery = await self.reads.read([opened], self.access.room)
             if delivery is None:
                 break
             self.access.lent([delivery])

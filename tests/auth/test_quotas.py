@@ -56,6 +56,26 @@ def test_memcache_lends_no_more_than_a_user_may_have(memcache: test_memcache.Wor
     assert other.send(b"get r/open\r\n") == b"VALUE r/open 0 1\r\nx\r\nEND\r\n"
 
 
+def test_a_close_makes_room_for_what_it_opens(memcache: test_memcache.World) -> None:
+    limit(memcache, memcache.clock, unsettled=1)
+    memcache.put("q", "q")
+    client = memcache.client()
+    value = b"VALUE q/close/open 0 1\r\nx\r\nEND\r\n"
+    assert client.send(b"get q/close/open\r\n" * 3) == value * 2 + b"END\r\n"
+
+
+def test_reads_that_wait_together_open_no_more_than_their_user_may_have(memcache: test_memcache.World) -> None:
+    limit(memcache, memcache.clock, unsettled=2)
+    waiting = [memcache.client() for _ in range(4)]
+    for client in waiting:
+        assert client.send(b"get q/t=60000/open\r\n") == b""
+    memcache.put(*"q" * 8)
+    over = b"SERVER_ERROR too many unsettled messages: a user may have 2\r\n"
+    assert [client.send(b"") for client in waiting[2:]] == [over] * 2
+    stats = memcache.broker.queue_stats("q")
+    assert (stats.on_loan, stats.ready, stats.failed) == (2, 6, 0)
+
+
 def test_memcache_closes_on_a_connection_that_is_one_too_many(memcache: test_memcache.World) -> None:
     limit(memcache, memcache.clock, connections=1)
     client, other = memcache.client(), memcache.connect()
