@@ -16,15 +16,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
-import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from broker.core.definitions import Definitions
 from broker.core.queue import Queue
-from broker.core.reader import CLAIM, Lane, Reader
-from broker.core.store import Failure, Group, IStore, PublishKey, Range
+from broker.core.reader import CLAIM, Reader
+from broker.core.sealed import Facts, Sealed, merged
+from broker.core.store import Failure, Group, IStore
 from broker.core.unit import Unit
 from broker.errors import BrokerError, Stopping, StoreRefused, StoreUnavailable
 
@@ -35,50 +35,6 @@ RETRY_AFTER = 1.0
 #: Seconds without a failed unit after which a store that takes facts alone is no longer in trouble: with steady
 #: publishers on a full disk it must not be well between any two of them.
 QUIET = 2.0
-
-
-@attrs.define(eq=False)
-class _Facts:
-    """What is true already in memory, on its way to the disk."""
-
-    settled: dict[int, list[Range]] = attrs.field(factory=dict)
-    failures: dict[tuple[int, int], Failure | None] = attrs.field(factory=dict)
-    claims: dict[Reader, int] = attrs.field(factory=dict)
-    waiters: list[Deferred[None]] = attrs.field(factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.settled or self.failures or self.claims or self.waiters)
-
-    def join(self, older: _Facts) -> None:
-        """Take over what an earlier group could not commit; what is newer wins."""
-        for reader, ranges in older.settled.items():
-            self.settled.setdefault(reader, []).extend(ranges)
-        self.failures = older.failures | self.failures
-        self.claims = older.claims | self.claims
-        self.waiters = older.waiters + self.waiters
-
-
-@attrs.define(eq=False)
-class _Sealed:
-    """A group on its way to the store."""
-
-    group: Group
-    units: list[Unit]
-    facts: _Facts
-    #: Per lane of its parts: the lane and the bytes the messages take in memory.
-    lanes: list[tuple[Lane, int]]
-    #: What this group's own messages settle: who must not see them.
-    unseen: dict[int, list[Range]]
-    #: What its units settle in queues that follow others.
-    followed: list[tuple[Reader, int, int]] = attrs.field(factory=list)
-
-    def settle(self, reader: Reader, low: int, high: int) -> None:
-        """A unit settles ``low <= seq < high``."""
-        self.group.settled.setdefault(reader.id, []).append((low, high))
-        for follower in reader.followers:
-            for first, end in follower.free(low, high):
-                self.group.settled.setdefault(follower.id, []).append((first, end))
-                self.followed.append((follower, first, end))
 
 
 class Journal:
@@ -103,8 +59,8 @@ class Journal:
         self._units: deque[Unit] = deque()
         #: Units of a refused group, to be tried one by one.
         self._alone: deque[Unit] = deque()
-        self._facts = _Facts()
-        self._under_way: _Sealed | None = None
+        self._facts = Facts()
+        self._under_way: Sealed | None = None
         self._starting = False
         self._telling = False
         self._retry: IDelayedCall | None = None
@@ -204,7 +160,7 @@ class Journal:
             )
         self._starting = False
 
-    async def _commit(self, sealed: _Sealed) -> None:
+    async def _commit(self, sealed: Sealed) -> None:
         try:
             await self._store.commit(sealed.group)
         except StoreRefused as error:
@@ -239,63 +195,19 @@ class Journal:
         self._retry = None
         self._start()
 
-    def _seal(self) -> _Sealed | None:
+    def _seal(self) -> Sealed | None:
         """Close the open group and give it its numbers; None if there is nothing in it."""
         if not (self._units or self._alone or self._facts or self._definitions.pending):
             return None
         # A binding that ends must not overtake what was published before: its end rides with the units.
         facts_only = bool(self.trouble and self._facts and not self._definitions.ending)
         group = Group(last_stamp=self.last_stamp, definitions=self._definitions.take())
-        facts, self._facts = self._facts, _Facts()
-        sealed = _Sealed(group, [] if facts_only else self._take_units(), facts, [], {})
-        group.settled = {reader: _merged(ranges) for reader, ranges in facts.settled.items()}
+        facts, self._facts = self._facts, Facts()
+        sealed = Sealed(group, [] if facts_only else self._take_units(), facts)
+        group.settled = {reader: merged(ranges) for reader, ranges in facts.settled.items()}
         group.failures = dict(facts.failures)
         group.reserved = {reader.id: mark for reader, mark in facts.claims.items()}
-        sizes: dict[Lane, int] = {}
-        for unit in sealed.units:
-            for put in unit.parts:
-                lane = put.lane
-                if lane.gone:
-                    put.number = -1
-                    continue
-                part = group.parts.setdefault(lane.id, [])
-                put.number = lane.next + len(part)
-                part += put.messages
-                sizes[lane] = sizes.get(lane, 0) + put.size
-            if unit.parts:
-                continue
-            for append in unit.appends:
-                lane = append.lane
-                if lane.gone:
-                    unit.numbers.append(-1)
-                    continue
-                part = group.parts.setdefault(lane.id, [])
-                seq = lane.next + len(part)
-                part.append(append.message)
-                unit.numbers.append(seq)
-                if append.until:
-                    group.keys.append(PublishKey(lane.id, seq, append.key, append.until))
-                sizes[lane] = sizes.get(lane, 0) + append.size
-                for reader in lane.readers if append.skipped else ():
-                    if reader.queue in append.skipped:
-                        sealed.unseen.setdefault(reader.id, []).append((seq, seq + 1))
-            for reader, seq in unit.settles:
-                sealed.settle(reader, seq, seq + 1)
-            for reader, low, high in unit.ranges:
-                sealed.settle(reader, low, high)
-            for delivery in unit.acks:
-                sealed.settle(delivery.reader, delivery.seq, delivery.seq + 1)
-            for delivery, failure in unit.nacks:
-                group.failures[delivery.reader.id, delivery.seq] = failure
-        ends = {lane.id: lane.next + len(group.parts[lane.id]) for lane in sizes}
-        for lane in sizes:
-            self._read_by(lane, ends[lane.id], sealed)
-            if lane.keep >= 0:
-                group.keep[lane.id] = lane.keep
-        group.definitions += self._definitions.take_ends(ends)
-        for reader_id, ranges in sealed.unseen.items():
-            group.settled.setdefault(reader_id, []).extend(ranges)
-        sealed.lanes = list(sizes.items())
+        group.definitions += self._definitions.take_ends(sealed.number())
         return sealed
 
     def _take_units(self) -> list[Unit]:
@@ -310,17 +222,9 @@ class Journal:
             taken.append(unit)
         return taken
 
-    def _read_by(self, lane: Lane, end: int, sealed: _Sealed) -> None:
-        """Evaluate the bindings for what is appended to `lane`, and reserve ahead for readers that will deliver it."""
-        for reader in lane.readers:
-            if not reader.terms.open:
-                sealed.unseen.setdefault(reader.id, []).append((lane.next, end))
-            elif reader.queue.used and end > reader.claiming - CLAIM // 2:
-                reader.claiming = sealed.facts.claims[reader] = sealed.group.reserved[reader.id] = end + CLAIM
-
     # -- outcomes: what is true in memory at once, and what is told afterwards
 
-    def _apply(self, sealed: _Sealed) -> Callable[[], None]:
+    def _apply(self, sealed: Sealed) -> Callable[[], None]:
         self.commits += 1
         self.stuck = ""
         if sealed.units or self._quiet is None:
@@ -359,7 +263,7 @@ class Journal:
 
         return tell
 
-    def _failed(self, sealed: _Sealed, error: BrokerError) -> Callable[[], None]:
+    def _failed(self, sealed: Sealed, error: BrokerError) -> Callable[[], None]:
         if not self.trouble:
             self._log.error("the store does not commit: {reason}", reason=error.reason)
         self.trouble = error.reason
@@ -401,7 +305,7 @@ class Journal:
             self._quiet.cancel()
             self._quiet = None
 
-    def _refused(self, sealed: _Sealed, error: BrokerError) -> Callable[[], None]:
+    def _refused(self, sealed: Sealed, error: BrokerError) -> Callable[[], None]:
         if not sealed.units:
             return self._failed(sealed, error)
         self._put_back(sealed)
@@ -428,7 +332,7 @@ class Journal:
         except Exception:  # nor one waiter's mistake the others
             self._log.failure("while telling of a unit")
 
-    def _put_back(self, sealed: _Sealed) -> None:
+    def _put_back(self, sealed: Sealed) -> None:
         self._facts.join(sealed.facts)
         self._definitions.put_back(sealed.group.definitions)
 
@@ -444,17 +348,6 @@ class Journal:
         self._closed = True
         self._cancel_retry()
         self._stop_quiet()
-        left, self._facts = self._facts, _Facts()
+        left, self._facts = self._facts, Facts()
         for waiter in left.waiters:
             waiter.errback(Stopping("the broker is stopping and could not store this"))
-
-
-def _merged(ranges: list[Range]) -> list[Range]:
-    """The same numbers in fewer ranges, in order."""
-    merged: list[Range] = []
-    for low, high in sorted(ranges):
-        if merged and low <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
-        else:
-            merged.append((low, high))
-    return merged
