@@ -7,6 +7,8 @@ Ends with status 0 if every input came out once, those of the lost host from the
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +17,13 @@ from typing import Any, Self
 from tests.stages.support import Http, Worker
 from tests.support import Twistd
 
-#: Inputs that wait when the network is lost.
+#: Inputs that come until the network is lost, at least.
 INPUTS = 30
 FLOW = """
     import hashlib
     def work(event):
+        if os.path.exists("go"):  # a FIFO: whoever can open its other end knows that this has begun
+            open("go").read()
         hashlib.sha256(bytes(10_000_000))
         return event
     f = Pipeline("f", grace=5)
@@ -81,11 +85,20 @@ def run(folder: Path) -> None:
                 http.put("in", len(events))  # until both are at work
                 events += http.events("out")
             before = len(events)
-            for number in range(before, before + INPUTS):
+            go = places["one"] / "go"
+            os.mkfifo(go)
+            number, gate = before, -1
+            while gate < 0 or number < before + INPUTS:
                 http.put("in", number)
+                number += 1
+                if gate < 0:
+                    with contextlib.suppress(OSError):  # nobody is at its other end yet
+                        gate = os.open(go, os.O_WRONLY | os.O_NONBLOCK)
+            go.unlink()
             one.cut()
-            events += http.events("out", INPUTS)
-        assert sorted(event["data"] for event in events) == list(range(before + INPUTS)), "each once"
+            os.close(gate)  # it had an input, and cannot tell anybody any more what comes of it
+            events += http.events("out", number - before)
+        assert sorted(event["data"] for event in events) == list(range(number)), "each once"
         by = [event["codeversion"] for event in events]
         assert by[-1] == "two"
         assert http.counts("in") == http.counts("out") == (0, 0)

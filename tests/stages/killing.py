@@ -30,6 +30,8 @@ STEPS = 40
 KINDS = ("worker", "process", "broker", "process", "both")
 #: Seconds in which something must happen.
 LIMIT = 60.0
+#: Where inputs wait, as the flow passes them.
+CHANNELS = ("raw", "docs", "words")
 
 PROGRAM = """
     import json, sqlite3, sys
@@ -169,7 +171,11 @@ class Run:
         reader = threading.Thread(target=self._worker.process.stdout.read, daemon=True)
         reader.start()
         before, deadline = None, 0.0
-        while any(map(any, counts := [self._http.counts(channel) for channel in ("raw", "docs", "words")])):
+        # In the order of the flow: what moves meanwhile is seen at its new place. What has failed is not counted while
+        # it waits for its next try, but can be looked at.
+        while any(map(any, counts := [self._http.counts(channel) for channel in CHANNELS])) or any(
+            self._http.look(channel) for channel in CHANNELS
+        ):
             if counts != before:
                 before, deadline = counts, time.monotonic() + LIMIT
             elif time.monotonic() > deadline:

@@ -35,11 +35,11 @@ class Http:
         """Put a message in, as JSON."""
         self.ask("POST", channel_path(channel), data)
 
-    def get(self, channel: str, count: int = 1, wait: int = 20) -> list[Any]:
+    def get(self, channel: str, count: int = 1, wait: int = 60) -> list[Any]:
         """Wait for so many messages, and settle them: their data."""
         return [event.get("data") for event in self.events(channel, count, wait)]
 
-    def events(self, channel: str, count: int = 1, wait: int = 20) -> list[dict[str, Any]]:
+    def events(self, channel: str, count: int = 1, wait: int = 60) -> list[dict[str, Any]]:
         """The same: the events."""
         found: list[dict[str, Any]] = []
         for _ in range(count):
@@ -164,12 +164,18 @@ class Cable:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for one in (self._listening, *self._open):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
+        _end(self._listening)
+        self._threads[0].join()  # now nothing more is opened
+        for one in self._open:
+            _end(one)
         for thread in self._threads:
             thread.join()
+
+
+def _end(one: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        one.shutdown(socket.SHUT_RDWR)
+    one.close()
 
 
 def data_of(messages: list[dict[str, Any]]) -> list[Any]:
