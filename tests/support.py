@@ -31,10 +31,11 @@ AsyncTest = Callable[..., Coroutine[Deferred[Any], Any, None]]
 logged_errors: list[LogEvent] = []
 
 
-def tx(timeout: float = 10) -> Callable[[AsyncTest], Callable[..., Any]]:
+def tx(timeout: float = 60) -> Callable[[AsyncTest], Callable[..., Any]]:
     """Run an ``async def`` test on the reactor; it fails with `TimeoutError` after `timeout` seconds.
 
-    A test without such a limit that waits for ever would stop the whole run.
+    A test without such a limit that waits for ever would stop the whole run. It only ends what hangs: no machine is so
+    slow that a test which does not would take so long.
     """
 
     def decorate(test: AsyncTest) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ from broker.reload import MAX_NAMED, Reloading
 from broker.storage.memory import MemoryStore
 from tests.auth.support import PASSWORD, Log, entry, everything, write
 from tests.auth.test_service import ask, basic, talk
-from tests.support import Served, flush_logged_errors, serving, tx
+from tests.support import Served, Twistd, flush_logged_errors, serving, tx
 
 
 def configured(served: Served, path: Path, text: str) -> Reloading:
@@ -151,13 +151,13 @@ async def test_one_reload_at_a_time(tmp_path: Path) -> None:
         def read() -> object:
             steps.append("begins")
             begun.release()
-            assert gate.wait(5)
+            assert gate.wait(Twistd.PATIENCE)
             steps.append("ends")
             return config
 
         reloading.configure(config, read)  # type: ignore[arg-type]
         under_way = [Deferred.fromCoroutine(reloading.reload(who)) for who in ("one", "other")]
-        assert await deferToThread(begun.acquire, timeout=5)
+        assert await deferToThread(begun.acquire, timeout=Twistd.PATIENCE)
         await deferToThread(int)  # a second reader would have begun before this
         assert steps == ["begins"]
         gate.set()

@@ -131,7 +131,9 @@ def users(folder: Path) -> str:
 
 
 def ask(port: int, context: ssl.SSLContext, method: str, path: str, body: bytes | None = None, **headers: str) -> Any:
-    with contextlib.closing(http.client.HTTPSConnection("localhost", port, timeout=5, context=context)) as connection:
+    with contextlib.closing(
+        http.client.HTTPSConnection("localhost", port, timeout=Twistd.PATIENCE, context=context)
+    ) as connection:
         connection.request(method, path, body, headers)
         response = connection.getresponse()
         return response.status, response.read()
@@ -140,7 +142,7 @@ def ask(port: int, context: ssl.SSLContext, method: str, path: str, body: bytes 
 def shake(port: int, context: ssl.SSLContext, *words: bytes) -> bytes:
     """Connect, say these one after the other, and read once after each; what was read last."""
     with (
-        socket.create_connection(("127.0.0.1", port), 5) as plain,
+        socket.create_connection(("127.0.0.1", port), Twistd.PATIENCE) as plain,
         context.wrap_socket(plain, server_hostname="localhost") as secured,
     ):
         told = b""
@@ -152,7 +154,7 @@ def shake(port: int, context: ssl.SSLContext, *words: bytes) -> bytes:
 
 def talk(port: int, words: bytes) -> bytes:
     """Say something in plain, and read until it is closed on."""
-    with socket.create_connection(("127.0.0.1", port), 5) as connection:
+    with socket.create_connection(("127.0.0.1", port), Twistd.PATIENCE) as connection:
         connection.sendall(words)
         with contextlib.suppress(ConnectionResetError):
             return b"".join(iter(lambda: connection.recv(65536), b""))
@@ -183,7 +185,7 @@ async def test_memcache_with_pymemcache(ca: Authority) -> None:
     async with serving(**on_all(ca.serving())) as served:
 
         def both() -> object:
-            client = pymemcache.Client(("localhost", served.memcache), tls_context=ca.client(), timeout=5)
+            client = pymemcache.Client(("localhost", served.memcache), tls_context=ca.client(), timeout=Twistd.PATIENCE)
             client.set("work", b"x" * 300_000)
             with contextlib.closing(client):
                 return client.get("work")
@@ -239,7 +241,7 @@ async def test_http_with_http_client(ca: Authority) -> None:
 @tx()
 async def test_a_request_that_is_refused_half_way_is_answered_and_said_goodbye_to(ca: Authority) -> None:
     def ask_for_too_much(port: int) -> bytes:
-        with socket.create_connection(("127.0.0.1", port), 5) as plain:
+        with socket.create_connection(("127.0.0.1", port), Twistd.PATIENCE) as plain:
             secured = ca.client().wrap_socket(plain, server_hostname="localhost", suppress_ragged_eofs=False)
             secured.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 100_000)
             told = b"".join(iter(lambda: secured.recv(65536), b""))  # SSLEOFError, if it only hangs up
@@ -261,7 +263,7 @@ async def test_http_1_1_is_agreed_and_nothing_where_a_client_knows_only_others(c
         def agreed(port: int, *offered: str) -> str | None:
             context = ca.client()
             context.set_alpn_protocols(list(offered))
-            with socket.create_connection(("127.0.0.1", port), 5) as plain:
+            with socket.create_connection(("127.0.0.1", port), Twistd.PATIENCE) as plain:
                 with context.wrap_socket(plain, server_hostname="localhost") as secured:
                     return secured.selected_alpn_protocol()
 
@@ -333,7 +335,7 @@ async def test_who_says_nothing_is_closed_on_and_holds_up_no_stop(
             await deferToThread(talk, served.stomp, b"")
             await logged(log, "it was not done in 0.05 seconds")
             monkeypatch.setattr("broker.tls.HANDSHAKE", 60.0)
-            waiting = socket.create_connection(("127.0.0.1", served.stomp), 5)
+            waiting = socket.create_connection(("127.0.0.1", served.stomp), Twistd.PATIENCE)
             waiting.sendall(b"\x16\x03\x01")
             # A second one is accepted behind it.
             assert await deferToThread(shake, served.stomp, ca.client(), b"CONNECT\n\n\0")
@@ -350,7 +352,7 @@ async def test_an_idle_connection_costs_no_turns_of_the_reactor(ca: Authority) -
     async with serving(**on_all(ca.serving())) as served:
 
         def connect() -> ssl.SSLSocket:
-            plain = socket.create_connection(("127.0.0.1", served.memcache), 5)
+            plain = socket.create_connection(("127.0.0.1", served.memcache), Twistd.PATIENCE)
             secured = ca.client().wrap_socket(plain, server_hostname="localhost")
             secured.sendall(b"version\r\n")
             assert secured.recv(100).startswith(b"VERSION")
@@ -367,7 +369,7 @@ async def test_a_client_that_does_not_answer_the_goodbye_is_cut(ca: Authority, m
     async with serving(**on_all(ca.serving())) as served:
 
         def leave() -> ssl.SSLSocket:
-            plain = socket.create_connection(("127.0.0.1", served.memcache), 5)
+            plain = socket.create_connection(("127.0.0.1", served.memcache), Twistd.PATIENCE)
             secured = ca.client().wrap_socket(plain, server_hostname="localhost")
             secured.sendall(b"quit\r\n")
             return secured
@@ -388,7 +390,7 @@ async def test_the_system_bounds_the_sending_as_on_a_plain_socket(ca: Authority)
 
     async with serving(**on_all(ca.serving())) as served:
         connections = served.service.fronts[1].connections
-        with socket.create_connection(("127.0.0.1", served.stomp), 5) as plain:
+        with socket.create_connection(("127.0.0.1", served.stomp), Twistd.PATIENCE) as plain:
             secured = await deferToThread(ca.client().wrap_socket, plain, server_hostname="localhost")
             while not connections.count():
                 await task.deferLater(reactor, 0.005)
@@ -403,7 +405,7 @@ async def test_a_goodbye_is_answered_and_closed_on(ca: Authority) -> None:
     async with serving(**on_all(ca.serving())) as served:
 
         def leave(port: int, say: bytes) -> bytes:
-            plain = socket.create_connection(("127.0.0.1", port), 5)
+            plain = socket.create_connection(("127.0.0.1", port), Twistd.PATIENCE)
             secured = ca.client().wrap_socket(plain, server_hostname="localhost")
             secured.sendall(say)
             assert secured.recv(65536)
@@ -424,7 +426,7 @@ async def test_a_client_that_reads_late_gets_everything_once_and_in_order(ca: Au
         expected = b"".join(b"VALUE work 0 100000\r\n%b\r\nEND\r\n" % body for body in bodies)
 
         def connect() -> ssl.SSLSocket:
-            plain = socket.create_connection(("127.0.0.1", served.memcache), 5)
+            plain = socket.create_connection(("127.0.0.1", served.memcache), Twistd.PATIENCE)
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
             secured = ca.client().wrap_socket(plain, server_hostname="localhost")
             secured.sendall(b"".join(b"set work 0 0 100000\r\n%b\r\n" % body for body in bodies))
@@ -528,7 +530,9 @@ async def test_who_is_removed_from_the_users_is_refused_on_a_connection_he_has(c
     async with serving(**on_all(ca.serving(clients=str(ca.path))), users=path) as served:
 
         def connect() -> http.client.HTTPSConnection:
-            connection = http.client.HTTPSConnection("localhost", served.http, timeout=5, context=ca.client("alice"))
+            connection = http.client.HTTPSConnection(
+                "localhost", served.http, timeout=Twistd.PATIENCE, context=ca.client("alice")
+            )
             connection.request("GET", "/channels")
             answer = connection.getresponse()
             assert (answer.status, bool(answer.read())) == (200, True)
@@ -670,7 +674,7 @@ async def test_new_handshakes_get_the_new_certificate_and_a_bad_file_changes_not
             return x509.load_der_x509_certificate(_shown(served.stomp, ca.client())).serial_number
 
         first = await deferToThread(number)
-        old = http.client.HTTPSConnection("localhost", served.http, timeout=5, context=ca.client())
+        old = http.client.HTTPSConnection("localhost", served.http, timeout=Twistd.PATIENCE, context=ca.client())
 
         def healthy() -> bool:
             old.request("GET", "/healthz")
@@ -698,7 +702,7 @@ async def test_new_handshakes_get_the_new_certificate_and_a_bad_file_changes_not
 
 def _shown(port: int, context: ssl.SSLContext) -> bytes:
     with (
-        socket.create_connection(("127.0.0.1", port), 5) as plain,
+        socket.create_connection(("127.0.0.1", port), Twistd.PATIENCE) as plain,
         context.wrap_socket(plain, server_hostname="localhost") as secured,
     ):
         return secured.getpeercert(binary_form=True) or b""
@@ -710,7 +714,7 @@ def test_a_broker_with_the_documented_certificates_and_sighup(tmp_path: Path) ->
     page = Path(__file__).resolve().parent.parent / "docs/operations.rst"
     commands = re.findall(r"^   \$ (openssl .*)$", page.read_text(), re.MULTILINE)
     assert len(commands) == 4
-    subprocess.run(["sh", "-ec", "\n".join(commands)], cwd=tmp_path, check=True, timeout=30)
+    subprocess.run(["sh", "-ec", "\n".join(commands)], cwd=tmp_path, check=True, timeout=Twistd.PATIENCE)
     users(tmp_path)
     (tmp_path / "broker.toml").write_text(
         'memcache = ["off"]\nstomp = ["off"]\nusers = "users.toml"\ndata = ":memory:"\n'
@@ -722,7 +726,7 @@ def test_a_broker_with_the_documented_certificates_and_sighup(tmp_path: Path) ->
         context = ssl.create_default_context(cafile=str(tmp_path / "broker.pem"))
         context.load_cert_chain(tmp_path / "alice.pem", tmp_path / "alice.key")
         assert ask(port, context, "POST", "/channels/work", b"1")[0] == 202
-        subprocess.run(["sh", "-ec", commands[0]], cwd=tmp_path, check=True, timeout=30)
+        subprocess.run(["sh", "-ec", commands[0]], cwd=tmp_path, check=True, timeout=Twistd.PATIENCE)
         twistd.process.send_signal(signal.SIGHUP)
         twistd.until("SIGHUP: new handshakes get the certificate in ")
         with pytest.raises(ssl.SSLCertVerificationError):

@@ -26,7 +26,7 @@ from broker.http.elements import OPS, elements
 from broker.http.problem import Problem
 from tests.http.support import Response, World, done, parse
 from tests.http.test_sockets import listening
-from tests.support import tx
+from tests.support import Twistd, tx
 
 JSON, NDJSON = "application/json", "application/x-ndjson"
 EVENTS = "application/cloudevents-batch+json"
@@ -149,7 +149,7 @@ async def test_a_long_body_is_read_beside_the_reactor_and_in_its_turn() -> None:
     ]
 
     def client(port: int) -> list[Response]:
-        with socket.create_connection(("127.0.0.1", port), timeout=8) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=Twistd.PATIENCE) as connection:
             connection.sendall(b"".join(asked))
             data, answers = connection.makefile("rb").read(), []
         while data:

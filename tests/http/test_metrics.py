@@ -176,7 +176,7 @@ def test_head_is_get_without_the_body() -> None:
     assert (head.status, head.body, head.headers["content-type"]) == (200, b"", TEXT)
 
 
-@tx(timeout=30)
+@tx()
 async def test_much_is_rendered_in_another_thread() -> None:
     threads: list[tuple[int, int]] = []
     render = metrics.render

@@ -20,7 +20,7 @@ from twisted.web.client import HTTPConnectionPool
 from broker.core.broker import Broker
 from broker.http.server import Site, make_site
 from broker.storage.memory import MemoryStore
-from tests.support import tx
+from tests.support import Twistd, tx
 
 
 class Listening:
@@ -106,7 +106,7 @@ async def test_a_client_that_leaves() -> None:
 @tx()
 async def test_one_connection_many_requests() -> None:
     def client(port: int) -> list[tuple[int, bytes]]:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=Twistd.PATIENCE)
         answers = []
         with contextlib.closing(connection):
             for method, path, body in (
@@ -132,7 +132,7 @@ async def test_one_connection_many_requests() -> None:
 @tx()
 async def test_who_sends_far_too_much_can_read_why() -> None:
     def client(port: int) -> tuple[int, str | None]:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=Twistd.PATIENCE)
         with contextlib.closing(connection):
             connection.request("POST", "/channels/work", b"x" * 30_000_000)
             response = connection.getresponse()
@@ -160,7 +160,7 @@ async def test_long_bodies_of_json_are_read_beside_the_reactor() -> None:
     bodies = ["x" * 1_000] * 200
 
     def client(port: int) -> list[tuple[int, bytes]]:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=Twistd.PATIENCE)
         answers = []
         with contextlib.closing(connection):
             ops = [{"publish": {"channel": "work", "body": body}} for body in bodies]

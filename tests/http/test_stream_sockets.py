@@ -13,7 +13,7 @@ from twisted.internet.threads import deferToThread
 from broker.core.destination import queue, topic
 from broker.core.message import Message
 from tests.http.test_sockets import Listening, listening
-from tests.support import tx
+from tests.support import Twistd, tx
 
 SIZE = 100_000
 
@@ -22,7 +22,7 @@ def stream(port: int, path: str) -> socket.socket:
     """A client of a stream that has read nothing."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.settimeout(20)
+    client.settimeout(Twistd.PATIENCE)
     client.connect(("127.0.0.1", port))
     client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: application/x-ndjson\r\n\r\n".encode())
     return client
@@ -52,7 +52,7 @@ async def turns(server: Listening, until: object) -> None:
         await deferLater(reactor, 0.005)
 
 
-@tx(30)
+@tx()
 async def test_who_does_not_read_holds_a_bounded_part_and_gets_all_once_he_reads() -> None:
     async with listening() as server:
         for number in range(60):
@@ -70,7 +70,7 @@ async def test_who_does_not_read_holds_a_bounded_part_and_gets_all_once_he_reads
         await turns(server, lambda: server.broker.queue_stats("work").ready == 60)
 
 
-@tx(30)
+@tx()
 async def test_a_topics_reader_that_does_not_read_costs_its_buffer_and_no_more() -> None:
     async with listening() as server:
         with contextlib.closing(stream(server.port, "/topics/news/stream")):
@@ -82,7 +82,7 @@ async def test_a_topics_reader_that_does_not_read_costs_its_buffer_and_no_more()
         await turns(server, lambda: not server.site.channels)
 
 
-@tx(30)
+@tx()
 async def test_a_stream_ends_when_the_broker_does() -> None:
     async with listening() as server:
         await server.broker.publish(queue("work"), Message(body=b"x"))
@@ -94,7 +94,7 @@ async def test_a_stream_ends_when_the_broker_does() -> None:
         assert server.broker.queue_stats("work").ready == 1
 
 
-@tx(30)
+@tx()
 async def test_who_leaves_in_the_middle_of_a_message_keeps_no_lease() -> None:
     async with listening() as server:
         await server.broker.publish(queue("work"), Message(body=b"x" * 5_000_000))
@@ -106,7 +106,7 @@ async def test_who_leaves_in_the_middle_of_a_message_keeps_no_lease() -> None:
         assert got.headers.getRawHeaders("X-Linger-Delivered") == ["2"]
 
 
-@tx(30)
+@tx()
 async def test_ack_auto_settles_what_was_read_and_returns_what_was_not() -> None:
     async with listening() as server:
         await server.broker.publish(queue("work"), Message(body=b"x" * 5_000_000))
