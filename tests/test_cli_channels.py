@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -75,10 +76,17 @@ def test_on_a_terminal_a_table_is_drawn(url: str) -> None:
     ours, theirs = pty.openpty()
     start = "import sys; from broker.cli import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
-        [sys.executable, "-c", start, "browse", "t", f"--url={url}"], stdout=theirs, timeout=30, check=False
+        [sys.executable, "-c", start, "browse", "t", f"--url={url}"],
+        stdout=theirs,
+        timeout=Twistd.PATIENCE,
+        check=False,
     )
     os.close(theirs)
-    drawn = os.read(ours, 65536).decode()
+    output = b""
+    with contextlib.suppress(OSError):  # EIO, once all that was written has been read: one read need not bring all
+        while read := os.read(ours, 65536):
+            output += read
+    drawn = output.decode()
     os.close(ours)
     assert done.returncode == 0
     assert "BODY" in drawn
