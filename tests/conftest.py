@@ -86,6 +86,20 @@ async def _turns(timers: set[object], sockets: set[object]) -> None:
             return
 
 
+#: What the start of a broker in this process would have handled for all tests behind it.
+_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@pytest.fixture(autouse=True)
+def _process_as_before() -> Iterator[None]:
+    """`makeService` says how the process handles signals and looks for garbage: it has one of its own elsewhere."""
+    handlers, thresholds = [signal.getsignal(number) for number in _SIGNALS], gc.get_threshold()
+    yield
+    for number, handler in zip(_SIGNALS, handlers, strict=True):
+        signal.signal(number, handler)
+    gc.set_threshold(*thresholds)
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     before = _open()

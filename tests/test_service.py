@@ -143,10 +143,17 @@ def test_a_message_leaves_no_line_in_the_log_unless_asked_for(tmp_path: Path) ->
 
 def test_a_default_port_in_use_is_a_warning(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # then somebody else has it, which serves as well
-            stack.enter_context(socket.create_server(("127.0.0.1", 22122)))
-        twistd = stack.enter_context(Twistd(tmp_path, "--stomp=off", "--http=0", free_ports=False))
-        assert list(twistd.ports()) == ["HTTP"]
+        ours = False
+        while True:
+            with contextlib.suppress(OSError):  # then somebody else has it, which serves as well, while he has
+                stack.enter_context(socket.create_server(("127.0.0.1", 22122)))
+                ours = True
+            twistd = stack.enter_context(Twistd(tmp_path, "--stomp=off", "--http=0", free_ports=False))
+            ports = twistd.ports()
+            if ours or "memcache" not in ports:
+                break
+            twistd.kill()  # the other one gave it up before the broker asked for it
+        assert list(ports) == ["HTTP"]
         assert "broker: warning: memcache is off, cannot listen on 127.0.0.1:22122: the port is in use\n" in twistd.said
 
 
@@ -305,11 +312,9 @@ def starts(*options: str) -> None:
     """`makeService` succeeds; what it took is given back."""
     parsed = Options()
     parsed.parseOptions(["--stomp=off", "--http=off", "--data=:memory:", *options])
-    before = signal.getsignal(signal.SIGHUP)
     made = makeService(parsed).current
     assert made is not None
     made.let_go()
-    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("where", ["127.0.0.1:0", "[::1]:0", "localhost:0", "tcp:0:interface=127.0.0.1", "127.0.0.2:0"])
