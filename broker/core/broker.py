@@ -93,7 +93,7 @@ class Broker(Overview):
             clock, self.now, self._directory, self._journal, self._publishing, self.stats, self._supply.changed
         )
         self._supply.move = self._moving.move
-        self._directory.woken = self._supply.notice
+        self._directory.woken = self._supply.usage.notice
         self._browsing = Browsing(store, clock, self._directory, self._settlement.message)
         self._taking = Taking(clock, self.now, self._directory, self._supply, self._forget)
         self._retention = Retention(store, self.now, self._directory)
@@ -161,7 +161,7 @@ class Broker(Overview):
             if queue is not None:
                 queue.follow(policy)
                 if policy.max_idle:
-                    self._supply.notice(queue)
+                    self._supply.usage.notice(queue)
                 self._supply.changed(queue)
             if number % _RELOAD_SLICE == 0:
                 await deferLater(self.clock, 0)
@@ -307,7 +307,7 @@ class Broker(Overview):
             line=accepts and Line(accepts),
             deleted=deleted,
         )
-        self._supply.use(queue)
+        self._supply.usage.use(queue)
         queue.attach(subscription)
         self._supply.pump_soon(queue)
         return subscription

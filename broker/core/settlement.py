@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from broker.core.delivery import Delivery
 from broker.core.directory import Directory
 from broker.core.journal import Journal
+from broker.core.leases import Leases
 from broker.core.message import Message, unpack
 from broker.core.queue import Queue
 from broker.core.reader import UNLOADED, Reader
@@ -47,10 +48,12 @@ class Settlement:
     #: Still to be given back, in later reactor turns.
     _returning: deque[tuple[Delivery, bool]] = attrs.field(factory=deque, init=False)
     _return: IDelayedCall | None = attrs.field(default=None, init=False)
+    _leases: Leases = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._supply.lapsed = self._lapsed
-        self._supply.unused = self._unused
+        self._leases = self._supply.leases
+        self._leases.lapsed = self._lapsed
+        self._supply.usage.unused = self._unused
 
     async def restore(self, inventory: Inventory) -> None:
         """Take up the loans that a restart keeps: those with a deadline."""
@@ -67,7 +70,7 @@ class Settlement:
                         loan.message = message
                         reader.queue.group_taken(loan)
                     reader.on_loan[seq] = loan
-                    self._supply.ends(loan)
+                    self._leases.ends(loan)
 
     async def message(self, reader: Reader, seq: int) -> Message | None:
         """Message `seq`, which waits or is on loan; None if it cannot be had."""
@@ -185,13 +188,13 @@ class Settlement:
         self._stats.touched += 1
         if delivery.due or waits:  # else it lasts as long as its connection
             delivery.due = self._now() + (lease or delivery.lease) * 1000
-            self._supply.lease(delivery)
+            self._leases.begin(delivery)
         await self._journal.durable()
 
     def limit(self, delivery: Delivery, lease: int) -> None:
         """`Broker.limit`. The store need not know: with the broker the connection ends, and the loan."""
         delivery.lease, delivery.due = lease, self._now() + lease * 1000
-        self._supply.ends(delivery)
+        self._leases.ends(delivery)
 
     # -- transactions
 
@@ -237,7 +240,7 @@ class Settlement:
                 if delivery.on_loan and delivery.due:
                     self._stats.touched += 1
                     delivery.due = self._now() + (lease or delivery.lease) * 1000
-                    self._supply.ends(delivery)
+                    self._leases.ends(delivery)
             for delivery in transaction.rejects:
                 if delivery.on_loan:
                     self._rejected(delivery)
@@ -289,7 +292,7 @@ class Settlement:
             for subscription in moved:
                 subscription.queue = following
                 following.attach(subscription)
-            self._supply.use(following)
+            self._supply.usage.use(following)
         await self._journal.durable()
         for subscription in moved:
             if subscription.deleted is not None and not subscription.closed:
@@ -308,19 +311,19 @@ class Settlement:
             self._supply.changed(queue)
 
     def _acked(self, delivery: Delivery) -> None:
-        self._supply.ended(delivery)
+        self._leases.ended(delivery)
         delivery.reader.queue.acked(delivery)
         self._stats.settled += 1
 
     def _rejected(self, delivery: Delivery) -> None:
-        self._supply.ended(delivery)
+        self._leases.ended(delivery)
         delivery.reader.queue.rejected(delivery)
         self._stats.failed += 1
 
     def _given_back(self, delivery: Delivery, counted: bool, delay: int | None = None) -> int:
         """End a loan that did not end well; until when the message is hidden (us), 0 if it is not."""
         queue, reader = delivery.reader.queue, delivery.reader
-        self._supply.ended(delivery)
+        self._leases.ended(delivery)
         wait = 0
         if counted:
             self._stats.failed += 1
@@ -332,12 +335,12 @@ class Settlement:
         hidden = reader.on_loan.get(delivery.seq)
         if hidden is None or not hidden.delayed:
             return 0
-        self._supply.ends(hidden)
+        self._leases.ends(hidden)
         return until
 
     def _end_loans(self, queue: Queue) -> None:
         for delivery in queue.loans():
-            self._supply.ended(delivery)
+            self._leases.ended(delivery)
             queue.unlink(delivery)
 
     def _lapsed(self, deliveries: list[Delivery]) -> None:

@@ -1,11 +1,7 @@
-"""Supply: keeps consumers supplied. It pumps queues, and fetches what they lack: messages from the store, reservations.
-
-Also here: what a queue forgets when nobody uses it, and loans that end by themselves.
-"""
+"""Supply: keeps consumers supplied. It pumps queues, and fetches what they lack: messages, reservations."""
 
 from __future__ import annotations
 
-import random
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -14,31 +10,22 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python import failure
 
-from broker.core.deadlines import LONGEST, Deadlines
 from broker.core.delivery import Delivery, Move
 from broker.core.directory import Directory
 from broker.core.journal import RETRY_AFTER, Journal
+from broker.core.leases import Leases
 from broker.core.queue import Queue
 from broker.core.reader import Reader
 from broker.core.scan import Scan
 from broker.core.stats import BrokerStats
-from broker.core.store import Failure, IStore
+from broker.core.store import IStore
+from broker.core.usage import Usage
 from broker.errors import BrokerError, Stopping, StoreUnavailable
 
 #: Deliveries of one queue in one reactor turn: 10,000 took 44 ms, in which nobody else is served.
 MAX_PER_TURN = 500
 #: Bytes asked of the store at a time, or less where memory is short.
 READ_BYTES = 256 * 1024
-#: Seconds after its last use until a queue comes to rest.
-KEEP = 60.0
-#: Queues used lately, at most; those beyond come to rest sooner, the one used longest ago first. One that was read
-#: takes 2 to 3 KB beside its window, so that these take 30 MB, however many are used in a minute.
-MOST_USED = 10_000
-_KEEP_BEYOND = 1.0
-#: Queues looked at in one reactor turn: 10 us for each that comes to rest.
-_MAX_EVICTED = 1_000
-#: Loans ended in one reactor turn.
-_MAX_LAPSES = 500
 
 
 class Supply:
@@ -61,24 +48,10 @@ class Supply:
         self._directory = directory
         self._journal = journal
         self._stats = stats
-        #: Called with loans that ended by themselves.
-        self.lapsed: Callable[[list[Delivery]], None] = lambda deliveries: None
-        #: Called with a queue that was empty and unused for its ``max_idle``.
-        self.unused: Callable[[Queue], None] = lambda queue: None
         #: Called with what is to leave its queue.
         self.move: Callable[[list[Move]], None] = lambda moves: None
-        self._deadlines: Deadlines[Delivery] = Deadlines()
-        self._alarm: IDelayedCall | None = None
-        self._alarm_at = 0
         self._later: dict[Queue, IDelayedCall] = {}
         self._lookers: dict[Queue, list[Deferred[None]]] = {}
-        #: Queues used lately with the time of their last use (us), the one longest ago first.
-        self._used: OrderedDict[Queue, int] = OrderedDict()
-        #: Those of the others that wait for the end of their ``max_idle``.
-        self._idle: Deadlines[Queue] = Deadlines()
-        self._sweep: IDelayedCall | None = None
-        #: Queues for which something was loaded, the one longest ago first.
-        self._held: OrderedDict[Queue, None] = OrderedDict()
         #: Queues that have more to look at than the ration of this reactor turn allows, in the order of their turns.
         self._resting: OrderedDict[Queue, None] = OrderedDict()
         self._ration = directory.ration
@@ -91,8 +64,10 @@ class Supply:
         self.held = False
         #: Queues that are being pumped at this moment; True: once more.
         self._pumping: dict[Queue, bool] = {}
-        #: The last token given to a loan. Two runs of the broker begin 2**40 apart at random: none comes twice.
-        self._tokens = random.randrange(1 << 40, 1 << 52)
+        #: Loans that end by themselves.
+        self.leases = Leases(clock, now, journal)
+        #: What is kept in memory of queues, and for how long.
+        self.usage = Usage(clock, now, directory, self._lookers, (self._later, self._lookers, self._resting))
 
     # -- pumping
 
@@ -188,15 +163,7 @@ class Supply:
         if delivery.seq == delivery.reader.ahead:
             self._read_ahead(delivery.reader)
         if delivery.due:
-            self.lease(delivery)
-
-    def lease(self, delivery: Delivery) -> None:
-        """A loan that ends by itself begins, or begins anew: its token stays, and the store knows both."""
-        if not delivery.token:
-            self._tokens += 1
-            delivery.token = f"{self._tokens:x}"
-        self._journal.fail(delivery.reader, delivery.seq, Failure(delivery.attempts, delivery.due, delivery.token))
-        self.ends(delivery)
+            self.leases.begin(delivery)
 
     def flush(self, queue: Queue) -> None:
         """Tell the store what the queue settled by itself, and let go what is to leave it."""
@@ -282,15 +249,14 @@ class Supply:
                 if not batches:
                     self._lost(reader, start, reader.lane.next)
                     window.end = reader.lane.next
-                self._held[queue] = None
-                self._held.move_to_end(queue)
+                self.usage.loaded(queue)
         scan.loading = False
         if error is None:
             if self._fetching:
                 self.pump_soon(queue)  # a store that answers at once must not make one turn of a whole backlog
             else:
                 self.pump(queue)
-            self._relieve()
+            self.usage.relieve()
             return
         queue.miss(error)
         self.looked(queue, error)
@@ -311,110 +277,7 @@ class Supply:
         for first, end in reader.settle_range(low, high):
             self._journal.settle(reader, first, end)
 
-    # -- loans with an end
-
-    def ends(self, delivery: Delivery) -> None:
-        """The loan ends by itself at `delivery.due`."""
-        self._deadlines.set(delivery, delivery.due)
-        self._set_alarm()
-
-    def ended(self, delivery: Delivery) -> None:
-        """The loan is over, one way or the other."""
-        if delivery.due:
-            self._deadlines.discard(delivery)
-
-    def _set_alarm(self) -> None:
-        next_end = self._deadlines.next()
-        if next_end is None or self._stopped:
-            return
-        if self._alarm is not None and self._alarm.active():
-            if self._alarm_at <= next_end:
-                return
-            self._alarm.cancel()
-        self._alarm_at = next_end
-        self._alarm = self._clock.callLater(min(max(next_end - self._now(), 0) / 1e6, LONGEST), self._ring)
-
-    def _ring(self) -> None:
-        lapsed = [d for d in self._deadlines.due(self._now(), _MAX_LAPSES) if d.on_loan]
-        self._alarm = None
-        self._set_alarm()
-        if lapsed:
-            self.lapsed(lapsed)
-
-    # -- memory
-
-    def use(self, queue: Queue) -> None:
-        """The queue is used: it keeps messages in memory and reserves ahead, until it was idle for a while."""
-        self.notice(queue)
-        queue.used = self._used[queue]
-
-    def notice(self, queue: Queue) -> None:
-        """Somebody speaks of the queue: it stays in memory for a while."""
-        self._used[queue] = self._now()
-        self._used.move_to_end(queue)
-        self._idle.discard(queue)
-        if self._stopped:
-            return
-        if self._sweep is None:
-            self._sweep = self._clock.callLater(KEEP, self._evict)
-        if len(self._used) > MOST_USED and self._sweep.getTime() > self._clock.seconds() + _KEEP_BEYOND:
-            self._sweep.reset(_KEEP_BEYOND)
-
-    def rest(self, queue: Queue) -> bool:
-        """Keep no more of the queue in memory than must be; False if it is not at rest."""
-        if not self._directory.rest(queue):
-            return False
-        self._used.pop(queue, None)
-        self._held.pop(queue, None)
-        return True
-
-    def _relieve(self) -> None:
-        """While windows hold more than they may together, queues that nobody uses now let theirs go."""
-        while self._held and self._directory.budget.exceeded:
-            queue, _nothing = self._held.popitem(last=False)
-            if queue.idle and queue not in self._lookers:
-                for reader in queue.readers:
-                    reader.evict()
-
-    def _evict(self) -> None:
-        """Let queues that nobody uses come to rest, and those that are empty go if their policy says so."""
-        self._sweep = None
-        now = self._now()
-        left = _MAX_EVICTED
-        while self._used and left:
-            queue, used = next(iter(self._used.items()))
-            if now - used < (KEEP if len(self._used) <= MOST_USED else _KEEP_BEYOND) * 1e6:
-                break
-            left -= 1
-            if not queue.idle or queue in self._later or queue in self._lookers or queue in self._resting:
-                self._used[queue] = now
-                self._used.move_to_end(queue)
-            else:
-                del self._used[queue]
-                self._let_go(queue, used)
-        for queue in self._idle.due(now, _MAX_EVICTED):
-            if not queue.policy.max_idle:
-                self.notice(queue)
-            elif queue.waiting or not queue.idle or self._directory.connected(queue):
-                self._idle.set(queue, now + int(KEEP / 4 * 1e6))
-            else:
-                self.unused(queue)
-        if self._used or self._idle:
-            pause = KEEP if len(self._used) <= MOST_USED else _KEEP_BEYOND
-            self._sweep = self._clock.callLater(pause / 4 if left else 0, self._evict)
-
-    def _let_go(self, queue: Queue, used: int) -> None:
-        """A queue was not used since `used`, and there is nothing that it waits for."""
-        if queue.used:
-            queue.used = 0
-            for reader in queue.readers:
-                reader.evict()
-        if queue.policy.max_idle:
-            self._idle.set(queue, used + queue.policy.max_idle * 1000)
-            return
-        self._directory.forget(queue)
-        if not self.rest(queue):
-            self._used[queue] = self._now()
+    # -- standing still
 
     def hold(self, why: BrokerError) -> None:
         """Deliver nothing for the time being: who does not wait is told `why`, who waits goes on waiting."""
@@ -434,10 +297,12 @@ class Supply:
     def stop(self) -> None:
         """Deliver nothing more, and leave no timer behind."""
         self._stopped = True
-        for call in (*self._later.values(), self._alarm, self._sweep, self._renewal):
+        for call in (*self._later.values(), self._renewal):
             if call is not None and call.active():
                 call.cancel()
         self._later.clear()
+        self.leases.stop()
+        self.usage.stop()
         stopping = Stopping("the broker is stopping")
         for queue in self._directory.queues.values():
             queue.miss(stopping)

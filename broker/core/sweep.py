@@ -124,7 +124,7 @@ class Sweep:
         if queue is not None:
             for reader in list(queue.readers):
                 await self._look(reader.lane)
-            self._supply.rest(queue)
+            self._supply.usage.rest(queue)
 
     async def _rest(self) -> None:
         """One more lane is looked at: pause first if there was enough in this piece."""

@@ -30,13 +30,14 @@ class Taking:
         self._now = now
         self._directory = directory
         self._supply = supply
+        self._usage = supply.usage
         self._forget = forget
 
     async def take(self, names: Sequence[str], wait: float, leased: bool, lease: int) -> Delivery | None:
         """`Broker.take`, of several queues."""
         queues = [self._directory.queue(check_name(name)) for name in names if wait > 0 or self._directory.exists(name)]
         for queue in queues:
-            self._supply.use(queue)
+            self._usage.use(queue)
             if not queue.wanted:
                 delivery = queue.lend(self._now(), None, leased, lease)
                 self._supply.fetch(queue)
@@ -71,7 +72,7 @@ class Taking:
         queue = self._directory.queues.get(name)
         if queue is None or not queue.id or queue.wanted or self._directory.is_alias(queue.destination):
             return None
-        self._supply.use(queue)
+        self._usage.use(queue)
         delivery = queue.lend(self._now(), None, leased, lease)
         if delivery is not None:
             self._supply.flush(queue)
@@ -107,7 +108,7 @@ class Taking:
         try:
             while True:
                 looked = self._directory.queue(check_name(name))
-                self._supply.use(looked)
+                self._usage.use(looked)
                 found = looked.head(self._now())
                 if found is not None:
                     self._supply.flush(looked)

@@ -17,7 +17,8 @@ from broker.core.destination import Kind
 from broker.core.directory import Directory
 from broker.core.message import Message
 from broker.core.reader import UNLOADED, Reader
-from broker.core.supply import KEEP, Supply
+from broker.core.supply import Supply
+from broker.core.usage import KEEP
 
 
 class Tell(Protocol):
@@ -82,14 +83,14 @@ class Watching:
         for name in self._tells:
             queue = self._directory.find(name)
             if queue is not None:
-                self._supply.use(queue)
+                self._supply.usage.use(queue)
         self._call = self._clock.callLater(KEEP / 2, self._keep)
 
     def _attached(self, reader: Reader) -> None:
         queue = reader.queue
         if queue.destination.kind is Kind.QUEUE and queue.name in self._classes and type(reader) is Reader:
             reader.__class__ = self._classes[queue.name]
-            self._supply.use(queue)
+            self._supply.usage.use(queue)
 
     def _lent(self, delivery: Delivery) -> None:
         queue = delivery.reader.queue

@@ -15,7 +15,8 @@ from broker.core.message import Message
 from broker.core.policy import BindingPolicy, Policy, TopicPolicy
 from broker.core.queue import Queue
 from broker.core.reader import CLAIM, SEQ_BITS
-from broker.core.supply import KEEP, MAX_PER_TURN, Supply
+from broker.core.supply import MAX_PER_TURN, Supply
+from broker.core.usage import KEEP
 from broker.errors import BadValue, MessageTooLarge, NotFound, QueueFull, Stopping, StoreRefused, StoreUnavailable
 from tests.core.support import Bench, result, start, text
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import Deferred, fail
 
-from broker.core import scan, supply
+from broker.core import leases, scan
 from broker.core.delivery import Delivery
 from broker.core.destination import queue
 from broker.core.message import array_header
 from broker.core.store import Batch
-from broker.core.supply import KEEP
+from broker.core.usage import KEEP
 from broker.errors import BadName, StoreUnavailable
 from broker.storage.memory import MemoryStore
 from tests.core.support import Bench, result, start, text
@@ -184,7 +184,7 @@ def test_an_alarm_moves_to_an_earlier_end() -> None:
 
 
 def test_a_bounded_number_of_loans_ends_in_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supply, "_MAX_LAPSES", 2)
+    monkeypatch.setattr(leases, "_MAX_LAPSES", 2)
     bench = Bench()
     for body in "abcde":
         result(bench.broker.publish(queue("q"), text(body)))

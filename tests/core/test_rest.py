@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from broker.core import supply
+from broker.core import usage
 from broker.core.broker import Broker
 from broker.core.destination import queue, topic
 from broker.core.policy import Policies, Policy, Rule
@@ -67,7 +67,7 @@ def test_who_has_not_used_it_for_a_while_finds_it_as_it_was() -> None:
 
 
 def test_of_very_many_those_used_longest_ago_come_to_rest_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supply, "MOST_USED", 3)
+    monkeypatch.setattr(usage, "MOST_USED", 3)
     bench = Bench()
     for n in range(5):
         put(bench, f"q{n}", "a")
@@ -282,7 +282,7 @@ def test_many_come_to_rest_a_thousand_in_a_turn() -> None:
 
     bench.broker._directory.rest = count  # type: ignore[method-assign]
     bench.clock.rightNow += LONG
-    bench.broker._supply._evict()
+    bench.broker._supply.usage._evict()
     assert len(seen) == 1_000
     bench.turn()
     assert (len(seen), awake(bench)) == (2_500, set())
@@ -319,7 +319,7 @@ def test_looking_for_what_has_expired_leaves_nothing_in_memory() -> None:
     for _ in range(30):
         bench.turn(0.5)
     assert bench.broker.queue_stats("q0").oldest_ms >= 15_000, "somebody has looked"
-    assert (awake(bench), list(bench.broker._supply._used)) == (set(), [])
+    assert (awake(bench), list(bench.broker._supply.usage._used)) == (set(), [])
 
 
 def test_many_that_are_to_go_some_time_are_looked_at_every_quarter_of_a_minute() -> None:
@@ -327,7 +327,7 @@ def test_many_that_are_to_go_some_time_are_looked_at_every_quarter_of_a_minute()
     for n in range(1_500):
         put(bench, f"q{n}", *("a" * (n % 2)))
         bench.broker.subscribe(queue(f"q{n}"), lambda delivery: None, prefetch=1)
-    evict = bench.broker._supply._evict
+    evict = bench.broker._supply.usage._evict
     for subscription in [one for found in bench.broker._directory.queues.values() for one in found.subscriptions]:
         bench.broker.release(list(subscription.unsettled))
         bench.broker.unsubscribe(subscription)
