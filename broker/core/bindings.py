@@ -53,7 +53,7 @@ class Bindings:
         `BadValue` for an alias, for too many filters, and where there is nothing to follow.
         """
         for destination in (Destination(Kind.QUEUE, name), source):
-            if self._directory.is_alias(destination):
+            if destination in self._directory.aliases:
                 raise BadValue(f"{destination.name} is an alias: bind the queues that it stands for")
         if follows and source.kind is not Kind.QUEUE:
             raise BadValue(f"{source.name} is a topic and settles nothing: only a queue can be followed")
@@ -125,7 +125,7 @@ class Bindings:
                 self._follow(log, pattern)
         elif destination.kind is Kind.QUEUE:
             source = named_source(destination.name)
-            if source is not None and not self._directory.is_alias(source):
+            if source is not None and source not in self._directory.aliases:
                 self._bind(self._directory.queue(destination.name), self._directory.log(source))
 
     def _follow(self, log: Log, pattern: Binding, start: Mapping[int, int] | None = None) -> None:

@@ -233,7 +233,7 @@ class Broker(Overview):
 
     def is_alias(self, destination: Destination) -> bool:
         """True if what is published there goes elsewhere, and nothing can be read."""
-        return self._directory.is_alias(destination)
+        return destination in self._directory.aliases
 
     def withdraw(self, published: Deferred[Published]) -> None:
         """If what `publish` gave waits for room, it fails now and nothing is kept; else it takes its course."""
@@ -291,7 +291,7 @@ class Broker(Overview):
             live = listener([destination], deliver, prefetch, self.policy, dropped, tell)
             self._publishing.live.add(live)
             return live.subscription
-        if self._directory.is_alias(destination):
+        if destination in self._directory.aliases:
             raise BadValue(f"{destination.name} is an alias: subscribe to the queues that it stands for")
         if (bound := self.first_use(destination)) is not None:
             _ = bound.addErrback(lambda _: None)  # the journal goes on trying; it fails when we stop
@@ -541,7 +541,7 @@ class Broker(Overview):
         readable = []
         for name in queues:
             destination = Destination(Kind.QUEUE, name)
-            if not self._directory.is_alias(destination):
+            if destination not in self._directory.aliases:
                 readable.append(name)
                 if (bound := self.first_use(destination)) is not None:
                     await bound
@@ -552,7 +552,7 @@ class Broker(Overview):
 
     def _reached(self, queue: str) -> Queue | None:
         """The queue of this name, unless there is none or an alias hides it."""
-        hidden = self._directory.is_alias(Destination(Kind.QUEUE, queue))
+        hidden = Destination(Kind.QUEUE, queue) in self._directory.aliases
         return None if hidden else self._directory.find(queue)
 
     def _committed(self, queues: Iterable[Queue]) -> None:

@@ -173,7 +173,7 @@ def burst(publishing: Publishing, destination: Destination) -> Burst | None:
         return _of_topic(publishing, destination)
     directory = publishing.directory
     log = directory.logs.get(destination)
-    if log is None or log.bound or log.ownerless or directory.is_alias(destination):
+    if log is None or log.bound or log.ownerless or destination in directory.aliases:
         return None
     lane = log.lanes.get(_ORDINARY)
     if lane is None or len(lane.readers) != 1:

@@ -6,29 +6,24 @@ A thing exists in memory as soon as it is wanted, and on disk with the first com
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 
 import attrs
 
+from broker.core.aliases import Aliases
 from broker.core.binding import Binding, named_source
 from broker.core.bindings import Bindings
 from broker.core.definitions import Definitions
 from broker.core.destination import Destination, Kind
-from broker.core.dormant import AtRest, Dormant, at_rest, bytes_of, size_of
+from broker.core.dormant import AtRest, Dormant, at_rest, bytes_of, size_of, state_of
 from broker.core.message import OVERHEAD, Message
 from broker.core.patterns import is_pattern
 from broker.core.policy import Policies
 from broker.core.queue import Queue
 from broker.core.ration import Ration
 from broker.core.reader import SEQ_BITS, Lane, Reader
-from broker.core.store import (
-    DefineDestination,
-    DefineLane,
-    DefineReader,
-    DropQueue,
-    Inventory,
-)
+from broker.core.store import DefineDestination, DefineLane, DefineReader, DropQueue, Inventory
 from broker.core.window import Budget
 
 #: Reader ids below it fit in a delivery id that JSON carries.
@@ -87,23 +82,13 @@ class Directory:
         """From now on these policies hold for whatever comes to be, and these aliases."""
         self.policies = policies
         self.topic_policy = lru_cache(maxsize=1_000)(policies.of_topic)
-        self._aliases = {name: tuple(_targets(name, policies.aliases)) for name in policies.aliases}
+        self.aliases = Aliases(policies.aliases)
 
     # -- finding and making
 
-    def is_alias(self, destination: Destination) -> bool:
-        """True if what is published there goes elsewhere, and nothing can be read."""
-        return destination.kind is Kind.QUEUE and destination.name in self._aliases
-
-    def targets(self, destination: Destination) -> tuple[Destination, ...]:
-        """Where a publish to `destination` goes: there, unless it is an alias."""
-        if destination.kind is Kind.QUEUE and destination.name in self._aliases:
-            return self._aliases[destination.name]
-        return (destination,)
-
     def masked(self) -> list[str]:
         """The queues that nobody can reach, because an alias has their name."""
-        return sorted(name for name in self._aliases if (queue := self.find(name)) is not None and queue.id)
+        return sorted(name for name in self.aliases.names if (queue := self.find(name)) is not None and queue.id)
 
     def names(self) -> list[str]:
         """The names of all queues."""
@@ -359,21 +344,7 @@ class Directory:
             return None
         if lane.keep >= 0 or not reader.at_rest:
             return None
-        return AtRest(
-            queue=log.id,
-            lane=lane.id,
-            priority=lane.priority,
-            next=lane.next,
-            expiring=lane.expiring,
-            reader=reader.id,
-            cursor=reader.bits.cursor,
-            reserved=reader.reserved,
-            delivered=reader.delivered,
-            crashed_below=reader.crashed_below,
-            bytes=reader.bytes,
-            since=reader.since,
-            last_age=queue.last_age,
-        )
+        return state_of(reader)
 
     def _wake(self, name: str) -> Queue | None:
         found = self.dormant.pop(name)
@@ -423,20 +394,6 @@ class Directory:
         if reader is None or not 0 <= seq < reader.lane.next or seq in reader.bits:
             return None
         return reader, seq
-
-
-def _targets(alias: str, aliases: Mapping[str, tuple[Destination, ...]]) -> dict[Destination, None]:
-    """What an alias stands for in the end, each once; one that leads back to itself stands for nothing by that."""
-    found: dict[Destination, None] = {}
-    seen, ahead = {alias}, list(reversed(aliases[alias]))
-    while ahead:
-        target = ahead.pop()
-        if target.kind is not Kind.QUEUE or target.name not in aliases:
-            found[target] = None
-        elif target.name not in seen:
-            seen.add(target.name)
-            ahead += reversed(aliases[target.name])
-    return found
 
 
 def _nearest(priorities: list[int], wanted: int) -> int:

@@ -17,6 +17,7 @@ import msgspec
 from broker.core.counts import Counts
 from broker.core.destination import Kind
 from broker.core.message import OVERHEAD
+from broker.core.reader import Reader
 from broker.core.store import Inventory, LaneState, ReaderState
 
 
@@ -118,6 +119,26 @@ def _resting(lane: LaneState, reader: ReaderState) -> AtRest:
         bytes=bytes_of(lane.next - reader.cursor, size_of(lane)),
         since=0,
         last_age=0,
+    )
+
+
+def state_of(reader: Reader) -> AtRest:
+    """What there is to know of a queue at rest, whose only reader this is; of its log it has the only lane."""
+    queue, lane = reader.queue, reader.lane
+    return AtRest(
+        queue=queue.id,
+        lane=lane.id,
+        priority=lane.priority,
+        next=lane.next,
+        expiring=lane.expiring,
+        reader=reader.id,
+        cursor=reader.bits.cursor,
+        reserved=reader.reserved,
+        delivered=reader.delivered,
+        crashed_below=reader.crashed_below,
+        bytes=reader.bytes,
+        since=reader.since,
+        last_age=queue.last_age,
     )
 
 

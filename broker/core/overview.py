@@ -44,7 +44,7 @@ class Overview:
 
     def exists(self, queue: str) -> bool:
         """True if there is such a queue, be it empty, or an alias."""
-        return self._directory.exists(queue) or self._directory.is_alias(Destination(Kind.QUEUE, queue))
+        return self._directory.exists(queue) or Destination(Kind.QUEUE, queue) in self._directory.aliases
 
     def nothing_ready(self, queue: str) -> bool:
         """True if the queue is there, in use, and all it holds is on loan: nothing would be found by a longer look."""

@@ -86,7 +86,7 @@ class Publishing:
 
     def publish(self, destination: Destination, message: Message) -> Deferred[Published]:
         """`Broker.publish`."""
-        if self._directory.is_alias(destination):
+        if destination in self._directory.aliases:
             return self.publish_to([destination], message)
         policy = self._check(destination, message)
         if message.key and (seen := self._seen(destination, message)) is not None:
@@ -118,7 +118,7 @@ class Publishing:
 
     def check(self, destination: Destination, message: Message) -> None:
         """Raise what a publish raises at once."""
-        for target in self._directory.targets(destination):
+        for target in self._directory.aliases.targets(destination):
             self._check(target, message)
 
     def _check(self, destination: Destination, message: Message) -> Policy | TopicPolicy:
@@ -405,7 +405,7 @@ class Publishing:
 
     def publish_to(self, destinations: Iterable[Destination], message: Message) -> Deferred[Published]:
         """`Broker.publish_to`."""
-        targets = dict.fromkeys(target for one in destinations for target in self._directory.targets(one))
+        targets = dict.fromkeys(target for one in destinations for target in self._directory.aliases.targets(one))
         if len(targets) > 1 and len(targets) * message.size > MAX_COPIES_BYTES:
             most = MAX_COPIES_BYTES // len(targets)
             raise MessageTooLarge(f"for {len(targets)} destinations a message may have {most} bytes")
@@ -433,7 +433,7 @@ class Publishing:
 
     def _aimed(self, publishes: list[tuple[Destination, Message]]) -> list[tuple[Destination, Message]]:
         """The same, with what aliases stand for in their place."""
-        return [(target, message) for one, message in publishes for target in self._directory.targets(one)]
+        return [(target, message) for one, message in publishes for target in self._directory.aliases.targets(one)]
 
     def _repeated(self, destination: Destination, message: Message) -> Route | None:
         """The route of a publish that was made before: nowhere."""

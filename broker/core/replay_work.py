@@ -300,7 +300,7 @@ class Work:
             bound: Mapping[Queue, Binding] = log.bound if log is not None else {}
             if destination.kind is Kind.TOPIC and (log is None or not log.id):
                 bound = directory.bindings.of_patterns(destination)
-            alias = directory.is_alias(destination)
+            alias = destination in directory.aliases
             if destination.kind is Kind.QUEUE:
                 policy = directory.policies.of(name)
                 found = _Target(destination, alias, policy.max_message_size, policy.redrive_max, bound)

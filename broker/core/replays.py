@@ -255,7 +255,7 @@ class Replays:
         for destination in (plan.source, plan.target):
             if destination is None:
                 continue
-            if self._directory.is_alias(destination):
+            if destination in self._directory.aliases:
                 raise BadValue(f"{destination.name} is an alias: name what it stands for")
             if destination.kind is Kind.TOPIC and is_pattern(destination.name):
                 raise BadValue(f"topic {destination.name} is a pattern: name one topic")

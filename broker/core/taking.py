@@ -70,7 +70,7 @@ class Taking:
     def at_hand(self, name: str, leased: bool, lease: int) -> Delivery | None:
         """`Broker.at_hand`."""
         queue = self._directory.queues.get(name)
-        if queue is None or not queue.id or queue.wanted or self._directory.is_alias(queue.destination):
+        if queue is None or not queue.id or queue.wanted or queue.destination in self._directory.aliases:
             return None
         self._usage.use(queue)
         delivery = queue.lend(self._now(), None, leased, lease)
