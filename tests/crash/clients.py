@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 from urllib.parse import quote
 
 #: Seconds until whoever waits for an answer gives up.
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 class Ports(NamedTuple):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-import time
 from urllib.parse import quote
 
 from tests.crash.clients import Frame, Http, Memcache, Ports, Refused, Stomp, frame
 from tests.crash.ledger import Ledger, Sight, Transaction
-from tests.crash.places import LEASE, ONE, TWO, Copy
+from tests.crash.places import ONE, TWO, Copy
 from tests.crash.producers import UNDER_WAY, send
 
 #: Subscriptions of the two consumers that meet queues' policies. Of those that both have, one at a time has the queue,
@@ -137,16 +136,17 @@ def by_http(ports: Ports, ledger: Ledger, chance: random.Random) -> None:
     with Http(ports.http) as client:
         while True:
             queue = chance.choice(("two", "three", "bounded"))
-            asked = time.monotonic()
             taken = take_by_http(client, ledger, queue, sight, 1)
-            # Not after a stall, when the loan may be over and the message somebody else's.
-            if taken is not None and chance.random() < 0.8 and time.monotonic() - asked < LEASE / 4000:
-                id, copy = taken
-                settle_by_http(client, ledger, id, copy)
-                ledger.kept(left)  # they were lent before: their loans were in this commit, or in an earlier one
-                left.clear()
-            elif taken is not None:
-                left.append(taken[1])
+            if taken is None:
+                continue
+            id, lease, copy = taken
+            if chance.random() < 0.8:
+                # Under its lease: after a stall the loan may be over, and the message somebody else's.
+                if settle_by_http(client, ledger, id, copy, lease):
+                    ledger.kept(left)  # they were lent before: their loans were in this commit, or in an earlier one
+                    left.clear()
+            else:
+                left.append(copy)
 
 
 def _next(client: Stomp, ledger: Ledger, sight: Sight, asked: dict[str, list[Copy]]) -> tuple[str, Copy] | None:
@@ -169,8 +169,8 @@ def delivered_by_stomp(message: Frame, ledger: Ledger, sight: Sight) -> Copy:
     return ledger.delivered(message.body, headers["subscription"], sight, redelivered=again, count=count)
 
 
-def take_by_http(client: Http, ledger: Ledger, queue: str, sight: Sight, wait: int) -> tuple[str, Copy] | None:
-    """One message of `queue`, on loan, with its id."""
+def take_by_http(client: Http, ledger: Ledger, queue: str, sight: Sight, wait: int) -> tuple[str, str, Copy] | None:
+    """One message of `queue`, on loan, with its id and its lease."""
     asked_at = ledger.tick()
     ledger.unread[queue] += 1
     answer = client.ask("GET", f"/channels/{quote(queue)}?wait={wait}", 200, 204)
@@ -178,13 +178,17 @@ def take_by_http(client: Http, ledger: Ledger, queue: str, sight: Sight, wait: i
     if answer.status == 204:
         return None
     count = int(answer.headers["x-linger-delivered"])
-    return answer.headers["x-linger-msg-id"], ledger.delivered(
-        answer.body, queue, sight, asked_at=asked_at, count=count
-    )
+    copy = ledger.delivered(answer.body, queue, sight, asked_at=asked_at, count=count)
+    return answer.headers["x-linger-msg-id"], answer.headers["x-linger-lease"], copy
 
 
-def settle_by_http(client: Http, ledger: Ledger, id: str, copy: Copy) -> None:
-    """Settle what was taken."""
+def settle_by_http(client: Http, ledger: Ledger, id: str, copy: Copy, lease: str = "") -> bool:
+    """Settle what was taken; with its `lease` only if that is not over, and whether it was not."""
     ledger.asking(copy)
-    client.ask("DELETE", f"/messages/{id}", 204)
+    if lease:
+        if client.ask("DELETE", f"/messages/{id}?lease={quote(lease)}", 204, 404, 409).status != 204:
+            return False
+    else:
+        client.ask("DELETE", f"/messages/{id}", 204)
     ledger.answered(copy)
+    return True

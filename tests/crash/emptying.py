@@ -34,7 +34,7 @@ def by_http(ports: Ports, ledger: Ledger, queue: str, count: int, sight: Sight) 
             taken = take_by_http(client, ledger, queue, sight, 4 * LEASE // 1000)
             if taken is None:
                 raise Refused(f"{queue} holds {count} messages but gave {len(seen)}")
-            id, copy = taken
+            id, _, copy = taken
             seen.add(copy)
             settle_by_http(client, ledger, id, copy)
     return seen

@@ -19,8 +19,8 @@ from tests.crash.ledger import Event
 from tests.crash.places import OF_QUEUE
 from tests.crash.run import ANY, BLOCK, KILLS_AT_POINT, STOP, End, Run, plan, table
 
-#: Seconds for everything: four times what it takes.
-WHOLE = 200.0
+#: Seconds for everything, on a machine that is very slow: each wait in it has a limit of its own.
+WHOLE = 2000.0
 
 
 def test_what_was_confirmed_is_there_and_what_was_settled_is_not(

@@ -6,7 +6,7 @@ from benchmarks import replays
 from tests.support import tx
 
 
-@tx(60)
+@tx(600)
 async def test_what_a_killed_replay_puts_in_comes_once_and_an_undo_leaves_nothing() -> None:
     row = await replays.measure(12_000)
     assert replays.missed(row) == []

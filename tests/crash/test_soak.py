@@ -14,7 +14,7 @@ from tests.crash.support import ROOT
 
 def test_a_soak_reports_what_it_did() -> None:
     command = [sys.executable, "-m", soak.__name__, "--kills", "2", "--seed", "5"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     told = dict(re.findall(r"^([a-z ]+): +(.*)$", ended.stdout, re.MULTILINE))
     assert (told["kills"], told["lost"], told["came back"], told["seed"]) == ("2", "0", "0", "5")
@@ -26,7 +26,7 @@ def test_a_soak_reports_what_it_did() -> None:
 
 def test_a_soak_may_be_bounded_by_time() -> None:
     command = [sys.executable, "-m", soak.__name__, "--minutes", "0.001", "--quiet"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert re.search(r"^kills: +[01]$", ended.stdout, re.MULTILINE)
 

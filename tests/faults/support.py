@@ -11,12 +11,14 @@ from typing import Any
 import attrs
 from twisted.enterprise.adbapi import ConnectionPool
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
 from broker.core.broker import Broker
 from broker.core.delivery import Delivery
 from broker.core.destination import queue
 from broker.core.message import Message
+from broker.core.store import Committed, Group
 from broker.errors import StoreUnavailable
 from broker.storage.sqlite import SQLiteStore
 
@@ -32,8 +34,9 @@ class Disk:
     fails: Callable[[int, str], bool] = lambda number, place: False
     #: Pages the data file may have; 0: any number.
     pages: int = 0
-    #: Commits tried so far.
+    #: Commits tried so far, and those of which the broker has heard what became.
     tried: int = 0
+    ended: int = 0
 
     def meet(self, place: str) -> None:
         """Fail here, if that is wanted."""
@@ -100,7 +103,15 @@ def store_on(path: Path, disk: Disk) -> SQLiteStore:
     def pool(*args: Any, **options: Any) -> ConnectionPool:
         return ConnectionPool(*args, **{**options, "factory": disk.connection})
 
-    return SQLiteStore(str(path), sync="normal", pool=pool)
+    class Store(SQLiteStore):
+        def commit(self, group: Group) -> Deferred[Committed]:
+            return super().commit(group).addBoth(heard)
+
+    def heard(outcome: Any) -> Any:
+        disk.ended += 1
+        return outcome
+
+    return Store(str(path), sync="normal", pool=pool)
 
 
 @contextlib.asynccontextmanager
@@ -147,7 +158,7 @@ def numbers(message_ids: list[str]) -> list[int]:
 
 async def tried_again(disk: Disk, clock: Clock) -> None:
     """Let the time pass after which the broker tries once more, and the commit have its outcome."""
-    before = disk.tried
-    while disk.tried == before:
+    before = disk.ended
+    while disk.ended == before:
         clock.advance(0.1)
         await deferLater(reactor, 0.001)

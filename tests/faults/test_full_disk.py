@@ -178,7 +178,7 @@ class Settling:
 
     def wait(self) -> int | None:
         """The status, once it is known."""
-        self._thread.join(10)
+        self._thread.join(60)
         self._client.close()
         return self.status
 

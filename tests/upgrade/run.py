@@ -22,7 +22,7 @@ from tests.upgrade.support import Line
 #: Things all clients together have done between two upgrades.
 BETWEEN = 500
 #: Seconds until they must have.
-LIMIT = 30.0
+LIMIT = 120.0
 
 CONFIGURATION = """
 memcache = [{memcache}]
