@@ -24,7 +24,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 #: Seconds a client waits before its test fails.
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 # -- clients others wrote; they block

@@ -59,7 +59,7 @@ async def together(work: list[Coroutine[Deferred[Any], Any, None]]) -> None:
 
 
 @pytest.mark.parametrize(("front", "case"), EACH)
-@tx(5)
+@tx(60)
 async def test_a_misuse_is_answered(front: str, case: Misuse) -> None:
     async with serving(**POLICY) as served:
         await misbehave(getattr(served, front), case)
@@ -123,7 +123,7 @@ async def probed(served: Served) -> AsyncIterator[Probes]:
 
 
 @pytest.mark.parametrize("front", CASES)
-@tx(30)
+@tx(120)
 async def test_all_misuses_at_once_disturb_nobody(front: str) -> None:
     async with serving(**POLICY) as served:
         port = getattr(served, front)
@@ -133,7 +133,7 @@ async def test_all_misuses_at_once_disturb_nobody(front: str) -> None:
 
 
 @pytest.mark.parametrize("front", CASES)
-@tx(30)
+@tx(120)
 async def test_clients_that_vanish_disturb_nobody(front: str) -> None:
     """Each misuse, cut after some of its bytes: a reset, or an orderly close, in the middle of everything."""
 
@@ -152,7 +152,7 @@ async def test_clients_that_vanish_disturb_nobody(front: str) -> None:
 
 
 @pytest.mark.parametrize("front", CASES)
-@tx(30)
+@tx(120)
 async def test_half_frames_that_stay_disturb_nobody(front: str) -> None:
     """Twenty clients stop in the middle of something, and stay."""
     halves = [case for name, case in CASES[front].items() if name.startswith("half")]
@@ -263,7 +263,7 @@ async def filled() -> AsyncIterator[tuple[Served, Wire]]:
 
 
 @pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS)
-@tx(20)
+@tx(120)
 async def test_memory_per_client_is_bounded(flood: Flood) -> None:
     """At most 1 MiB beyond the body, counted by the allocator over clients that all do it at once."""
 
@@ -293,7 +293,7 @@ async def test_memory_per_client_is_bounded(flood: Flood) -> None:
     ],
     ids=["memcache", "STOMP", "HTTP"],
 )
-@tx(20)
+@tx(120)
 async def test_who_reads_late_gets_every_answer(flood: Flood, request_: bytes, answer: bytes) -> None:
     """A client is not read while it reads nothing; afterwards everything goes on."""
 

@@ -259,7 +259,7 @@ async def test_a_change_is_answered_after_its_commit(protocol: str, request_: by
         await wire.until(answer)
 
 
-@tx(20)
+@tx(120)
 async def test_a_thousand_messages_share_twenty_commits() -> None:
     """Each commit lasts until a hundred more messages wait: 50 by memcache, 40 by STOMP, 10 by HTTP."""
     async with holding() as broker, contextlib.AsyncExitStack() as opened:

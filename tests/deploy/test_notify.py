@@ -23,7 +23,8 @@ def notified(tmp_path: Path) -> Iterator[Notified]:
 
 
 def test_it_is_told_of_a_start_a_reload_and_the_end(tmp_path: Path, notified: Notified) -> None:
-    environment = {"NOTIFY_SOCKET": str(notified.path), "WATCHDOG_USEC": "100000"}
+    # A receiver holds ten messages, and what comes then is lost: twice a second leaves time to read them.
+    environment = {"NOTIFY_SOCKET": str(notified.path), "WATCHDOG_USEC": "1000000"}
     ports = ("--memcache=0", "--stomp=0", "--http=0", "--data=:memory:")
     with Activated(tmp_path, *ports, environment=environment) as twistd:
         assert notified.next() == {"READY": "1", "STATUS": "ready"}

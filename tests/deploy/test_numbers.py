@@ -27,6 +27,9 @@ async def test_commits_are_counted_and_timed_and_the_disk_is_looked_at(tmp_path:
             await served.broker.publish(queue("q"), Message(body=b"x"))
         after = await numbers(served)
         assert after["store_commits"] - before["store_commits"] >= 20
+        while after["store_commit_ms"] == before["store_commit_ms"]:  # some may take less than a millisecond together
+            await served.broker.publish(queue("q"), Message(body=b"x"))
+            after = await numbers(served)
         assert after["store_commit_ms"] > before["store_commit_ms"]
         assert after["store_disk_free"] > 0
 
