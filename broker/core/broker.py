@@ -97,7 +97,7 @@ class Broker(Overview):
         self._browsing = Browsing(store, clock, self._directory, self._settlement.message)
         self._taking = Taking(clock, self.now, self._directory, self._supply, self._forget)
         self._retention = Retention(store, self.now, self._directory)
-        self._publishing.retained = self._retention.watch
+        self._publishing.routing.retained = self._retention.watch
         self._sweep = Sweep(store, clock, self.now, self._directory, self._journal, self._supply, self.stats)
         self._freeing = Freeing(store, clock, self._retention)
         #: What is done at the moment for whoever asks.
@@ -241,7 +241,7 @@ class Broker(Overview):
 
     def full(self, topic: Destination, message: Message) -> list[str]:
         """The queues that read `topic`, would want `message`, and have no room for it."""
-        return self._publishing.full(topic, message)
+        return self._publishing.routing.full(topic, message)
 
     @property
     def draining(self) -> bool:

@@ -21,8 +21,9 @@ from broker.core.destination import named
 from broker.core.directory import Directory
 from broker.core.journal import Journal
 from broker.core.message import Message, unpack
-from broker.core.publishing import SLOT_SECONDS, Publishing
+from broker.core.publishing import Publishing
 from broker.core.reader import Reader
+from broker.core.routing import SLOT_SECONDS
 from broker.core.store import IStore
 from broker.core.unit import Unit
 from broker.errors import BrokerError
@@ -196,7 +197,7 @@ class Delays:
         """Publish a message that is due, and settle it in its slot, in one unit."""
         destination = named(message.target)
         due = self._publishing.accept(destination, msgspec.structs.replace(message, delay=0, target=""))
-        route = self._publishing.route(destination, due, taken=message.stamp)
+        route = self._publishing.routing.route(destination, due, taken=message.stamp)
         appends = [route.append] if route.append is not None else []
         unit = Unit(appends, due.size, settles=[(reader, seq), *route.settles])
 

@@ -132,7 +132,7 @@ class Moving:
         try:
             if target is not None and target.policy.overflow == "drop_new" and target.room.full_for(message):
                 raise QueueFull("what comes would be dropped there")
-            route = self._publishing.route(destination, message)
+            route = self._publishing.routing.route(destination, message)
         except QueueFull:
             source.blocked = f"{move.target} is full"
             return False

@@ -1,8 +1,8 @@
-"""Publishing: where a message goes, and what its producer is told. Every message that enters a log comes here."""
+"""Publishing: what is taken in, and what its producer is told. Every message that enters a log comes here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import msgspec
@@ -10,8 +10,6 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from broker.core.binding import Binding
-from broker.core.conditions import Subject
 from broker.core.destination import Destination, Kind, named
 from broker.core.directory import Directory
 from broker.core.journal import Journal
@@ -20,8 +18,9 @@ from broker.core.message import Message
 from broker.core.patterns import is_pattern
 from broker.core.policy import Policy, TopicPolicy
 from broker.core.queue import Queue
-from broker.core.reader import Lane, Reader
+from broker.core.reader import Reader
 from broker.core.route import Published, Route, Transacted, together
+from broker.core.routing import Routing, no_room
 from broker.core.stats import BrokerStats
 from broker.core.store import Inventory, PublishKey
 from broker.core.topic import Listener, Listeners, Live
@@ -29,8 +28,6 @@ from broker.core.unit import Append, Unit
 from broker.core.waiting import Waiting
 from broker.errors import BadName, BrokerError, MessageTooLarge, QueueFull, Stopping
 
-#: Seconds of due times that share a slot's log.
-SLOT_SECONDS = 10
 #: What one publish to several destinations may take in all (bytes); as much as a STOMP transaction.
 MAX_COPIES_BYTES = 64 * 1024 * 1024
 
@@ -49,6 +46,7 @@ class Publishing:
     ) -> None:
         self.directory = self._directory = directory
         self._journal = journal
+        self.routing = Routing(directory, stats)
         #: Commits a unit.
         self.put = journal.put
         self._stats = stats
@@ -64,8 +62,6 @@ class Publishing:
         #: True: nothing is put in; `refusal` says why.
         self.stopping = False
         self.refusal: Callable[[], BrokerError] = lambda: Stopping("the broker is stopping")
-        #: Called with a lane that is to be retained from now on.
-        self.retained: Callable[[Lane], None] = lambda lane: None
         #: Called with what was stored in a slot's log: where, its number, and the message.
         self.delayed: Callable[[Reader, int, Message], None] = lambda reader, seq, message: None
 
@@ -98,7 +94,7 @@ class Publishing:
         return self._publish(destination, message, policy)
 
     def _publish(self, destination: Destination, message: Message, policy: Policy | TopicPolicy) -> Deferred[Published]:
-        route = self._route(destination, self._accept(message, policy, _delay(message, policy)), policy)
+        route = self.routing.route(destination, self._accept(message, policy, _delay(message, policy)), policy)
         if route.stored:
             return self._stored(route)
         self.ended(route, True)
@@ -130,17 +126,17 @@ class Publishing:
             queue = self._directory.find(destination.name)
         elif is_pattern(destination.name):
             raise BadName(f"topic {destination.name} is a pattern: it can be subscribed to, and not published to")
-        policy = queue.policy if queue is not None else self._policy(destination)
+        policy = queue.policy if queue is not None else self.routing.policy(destination)
         limit = policy.max_message_size
         if limit and len(message.body) > limit:
             raise MessageTooLarge(f"the body is {len(message.body)} bytes long, at most {limit} are allowed")
         if queue is not None and policy.overflow == "reject" and queue.room.full_for(message):
-            raise _full(queue)
+            raise no_room(queue)
         return policy
 
     def accept(self, destination: Destination, message: Message) -> Message:
         """The message as it is kept, if it is not delayed: with a stamp, and its time to live as a moment."""
-        return self._accept(message, self._policy(destination), 0)
+        return self._accept(message, self.routing.policy(destination), 0)
 
     def _accept(self, message: Message, policy: Policy | TopicPolicy, delay: int) -> Message:
         """The same; the life of one that is delayed begins when it is due."""
@@ -162,125 +158,6 @@ class Publishing:
         first = max(self._now(), self.stamp + 1)
         self.stamp = self._journal.last_stamp = first + count - 1
         return first
-
-    # -- where it goes
-
-    def route(self, destination: Destination, message: Message, *, taken: int = 0, run: int = 0) -> Route:
-        """Where it goes, and what must go for it; `QueueFull` if its queue has no room and makes none.
-
-        `taken`: it was taken long ago, at this stamp, and comes in now whatever its queue holds. `run`: a replay puts
-        it in, into a lane of that number.
-        """
-        return self._route(destination, message, self._policy(destination), taken=taken, run=run)
-
-    def _route(
-        self,
-        destination: Destination,
-        message: Message,
-        policy: Policy | TopicPolicy,
-        *,
-        taken: int = 0,
-        run: int = 0,
-    ) -> Route:
-        route = Route(destination, message, message.size)
-        if message.key and policy.dedup_window:
-            until = (taken or message.stamp) + policy.dedup_window * 1000
-            route.until = until if until > message.stamp else 0
-        if message.delay:
-            return self._delayed(route)
-        log = self._directory.log(destination)
-        takers: list[Queue] = []
-        hidden: list[Queue] = []
-        if destination.kind is Kind.QUEUE:
-            own = self._own(destination.name)
-            if own.policy.fanout_only:
-                hidden.append(own)
-            elif taken or self._room(own, route):
-                takers.append(own)
-            elif own.policy.overflow == "drop_new":
-                own.counts.discarded += 1
-                hidden.append(own)
-                route.skipped = (own,)
-            else:
-                raise _full(own)
-        bound: Mapping[Queue, Binding] = log.bound
-        if destination.kind is Kind.TOPIC and not log.id:
-            bound = self._directory.bindings.of_patterns(destination)
-        if bound:
-            skipped = self._skipped(bound, route)
-            takers += [queue for queue in bound if queue not in skipped]
-            hidden += skipped
-            route.skipped += tuple(skipped)
-        kept = [queue for queue in takers if queue.policy.durable]
-        route.volatile = [queue for queue in takers if not queue.policy.durable]
-        retained = bool(policy.retain or policy.retain_bytes)
-        if kept or retained:
-            for queue in kept:
-                queue.room.expect(route.size)
-            lane = self._directory.lane(log, message.priority, run)
-            if retained and lane.keep < 0:
-                self.retained(lane)
-            if message.expires and (not lane.expiring or message.expires < lane.expiring):
-                lane.expiring = message.expires
-            skipped_by = (*hidden, *route.volatile)
-            route.append = Append(lane, message, route.size, tuple(kept), skipped_by, message.key, route.until)
-        elif not log.id and destination.kind is Kind.TOPIC:
-            del self._directory.logs[destination]
-        return route
-
-    def _own(self, name: str) -> Queue:
-        own = self._directory.find(name)
-        if own is None:
-            self._stats.queues_created += 1
-            own = self._directory.queue(name)
-        if not own.id:
-            self._directory.use(own)
-        return own
-
-    def _room(self, queue: Queue, route: Route) -> bool:
-        """True if the queue has, or makes, room for the message."""
-        return not queue.room.full_for(route.message) or (
-            queue.policy.overflow == "drop_oldest" and route.make_room(queue)
-        )
-
-    def _skipped(self, bound: Mapping[Queue, Binding], route: Route) -> list[Queue]:
-        """The bound queues whose filter does not match, or that are full."""
-        subject = Subject(route.message, route.destination)
-        skipped = []
-        for queue, binding in bound.items():
-            if binding.filter is not None and not binding.filter.matches(subject):
-                skipped.append(queue)
-            elif not self._room(queue, route):
-                queue.counts.discarded += queue.policy.overflow == "drop_new"
-                skipped.append(queue)
-        return skipped
-
-    def full(self, topic: Destination, message: Message) -> list[str]:
-        """`Broker.full`."""
-        log = self._directory.logs.get(topic)
-        bound: Mapping[Queue, Binding] = log.bound if log is not None else {}
-        if topic.kind is Kind.TOPIC and (log is None or not log.id):
-            bound = self._directory.bindings.of_patterns(topic)
-        subject = Subject(message, topic)
-        return sorted(
-            queue.name
-            for queue, binding in bound.items()
-            if queue.policy.overflow != "drop_oldest"
-            and queue.room.full_for(message)
-            and (binding.filter is None or binding.filter.matches(subject))
-        )
-
-    def _delayed(self, route: Route) -> Route:
-        destination, message = route.destination, route.message
-        slot = Destination(Kind.SLOT, str((message.stamp // 1000 + message.delay) // (SLOT_SECONDS * 1000)))
-        message = msgspec.structs.replace(message, target=str(destination))
-        lane = self._directory.lane(self._directory.log(slot), 0)
-        waits_in = lane.readers[0].queue
-        waits_in.room.expect(route.size)
-        # Its lane does not tell where it goes to.
-        key = f"{destination}\n{message.key}"
-        route.append = Append(lane, message, route.size, (waits_in,), (), key, route.until)
-        return route
 
     # -- what becomes of it
 
@@ -378,7 +255,7 @@ class Publishing:
     # -- publishers' keys
 
     def _seen(self, destination: Destination, message: Message) -> Deferred[Published] | None:
-        if not self._policy(destination).dedup_window:
+        if not self.routing.policy(destination).dedup_window:
             return None
         now = self._now()
         self.keys.expire(now)
@@ -424,7 +301,7 @@ class Publishing:
             for destination, message in self._aimed(publishes):
                 policy = self._check(destination, message)
                 accepted = self._accept(message, policy, _delay(message, policy))
-                routes.append(self._repeated(destination, message) or self._route(destination, accepted, policy))
+                routes.append(self._repeated(destination, message) or self.routing.route(destination, accepted, policy))
         except Exception:
             for route in routes:
                 self.ended(route, False)
@@ -447,20 +324,6 @@ class Publishing:
         _ = seen.addCallback(answers.append)
         return Route(destination, message, 0, first=answers[0])
 
-    # -- policies
-
-    def _policy(self, destination: Destination) -> Policy | TopicPolicy:
-        if destination.kind is not Kind.QUEUE:
-            return self._directory.topic_policy(destination.name)
-        queue = self._directory.queues.get(destination.name)
-        return queue.policy if queue is not None else self._directory.policies.of(destination.name)
-
 
 def _delay(message: Message, policy: Policy | TopicPolicy) -> int:
     return message.delay or (policy.delay if isinstance(policy, Policy) else 0)
-
-
-def _full(queue: Queue) -> QueueFull:
-    policy = queue.policy
-    limit = f"{policy.max_messages} messages" if policy.max_messages else f"{policy.most_bytes} bytes"
-    return QueueFull(f"queue {queue.name} holds {limit}, its limit")

@@ -194,7 +194,7 @@ class Work:
                         continue
                     step.moved.append(_lend(reader, seq, message))
                     again = self._publishing.accept(source, returned(message))
-                    step.routes.append(self._publishing.route(source, again, taken=message.stamp, run=job.run))
+                    step.routes.append(self._publishing.routing.route(source, again, taken=message.stamp, run=job.run))
                     step.unit.size += again.size
             except BaseException:
                 self._end(step, False)
@@ -270,7 +270,7 @@ class Work:
             return ""
         again = self._publishing.accept(target.destination, again)
         try:
-            route = self._publishing.route(target.destination, again, run=job.run)
+            route = self._publishing.routing.route(target.destination, again, run=job.run)
         except QueueFull as error:
             if delivery is not None:
                 delivery.claimed = False
