@@ -186,9 +186,15 @@ def test_the_log_has_a_line_a_second_however_many_come() -> None:
 # -- over real sockets
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client may take its time to read what it is told: nobody cuts it off before the test's own limit."""
+    monkeypatch.setattr("broker.gate.PATIENCE", 300.0)
+
+
 def said(port: int, sent: bytes = b"") -> bytes:
     """What a client reads to the end that comes, and says something at once."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.sendall(sent)
         parts = []
         while data := client.recv(4096):
@@ -196,10 +202,11 @@ def said(port: int, sent: bytes = b"") -> bytes:
     return b"".join(parts)
 
 
-@tx()
+@pytest.mark.usefixtures("patient")
+@tx(120)
 async def test_every_front_says_it_in_its_own_words() -> None:
     async with serving(limits=Bounds(connections=1)) as served:
-        kept = await deferToThread(socket.create_connection, ("127.0.0.1", served.memcache), 5)
+        kept = await deferToThread(socket.create_connection, ("127.0.0.1", served.memcache), 60)
         try:
             await until(lambda: served.service.front_stats()["memcache"].connections == 1)
             line = await deferToThread(said, served.memcache, b"get q\r\n")
@@ -218,7 +225,8 @@ async def test_every_front_says_it_in_its_own_words() -> None:
     assert b" 200 " in welcome.partition(b"\r\n")[0]
 
 
-@tx()
+@pytest.mark.usefixtures("patient")
+@tx(120)
 async def test_limits_of_a_configuration_that_is_read_again_hold_and_not_those_of_one_with_a_mistake(
     tmp_path: Path,
 ) -> None:
@@ -230,7 +238,7 @@ async def test_limits_of_a_configuration_that_is_read_again_hold_and_not_those_o
         users.write_text("[user.alice]\nrights = 5\n")
         with pytest.raises(ConfigError):
             await reloading.reload("test")
-        kept = [await deferToThread(socket.create_connection, ("127.0.0.1", served.memcache), 5) for _ in range(2)]
+        kept = [await deferToThread(socket.create_connection, ("127.0.0.1", served.memcache), 60) for _ in range(2)]
         await until(lambda: served.service.front_stats()["memcache"].connections == 2)
         write(users, {"alice": entry()})
         result = await reloading.reload("test")

@@ -7,6 +7,7 @@ import http.client
 import json
 import signal
 import socket
+import threading
 from base64 import b64encode
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def users(folder: Path) -> Path:
 
 
 def ask(port: int, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=Twistd.PATIENCE)) as connection:
         connection.request(method, path, body, headers)
         response = connection.getresponse()
         return response.status, response.read()
@@ -44,7 +45,7 @@ def basic(name: str, password: str) -> str:
 
 
 def talk(port: int, words: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=Twistd.PATIENCE) as connection:
         connection.sendall(words)
         connection.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: connection.recv(65536), b""))
@@ -53,9 +54,13 @@ def talk(port: int, words: bytes) -> bytes:
 class Listener(stomp.ConnectionListener):  # type: ignore[misc]
     def __init__(self) -> None:
         self.errors: list[Any] = []
+        self.gone = threading.Event()
 
     def on_error(self, frame: Any) -> None:
         self.errors.append(frame.headers["message"])
+
+    def on_disconnected(self) -> None:
+        self.gone.set()
 
 
 def by_stomp(port: int, name: str, password: str) -> list[Any]:
@@ -69,10 +74,12 @@ def by_stomp(port: int, name: str, password: str) -> list[Any]:
         connection.disconnect(receipt="2")
     except (stomp.exception.ConnectFailedException, stomp.exception.NotConnectedException):
         pass
+    # Who connects hears that it failed before the listener does, from another thread.
+    assert listener.gone.wait(Twistd.PATIENCE)
     return listener.errors
 
 
-@tx(30)
+@tx(120)
 async def test_all_three_fronts_know_the_users_and_no_log_their_passwords(tmp_path: Path) -> None:
     def work(served: Served) -> None:
         assert by_stomp(served.stomp, "alice", PASSWORD) == []
@@ -99,7 +106,7 @@ async def test_all_three_fronts_know_the_users_and_no_log_their_passwords(tmp_pa
         assert secret not in log.text
 
 
-@tx(30)
+@tx(120)
 async def test_a_reload_counts_for_who_comes_and_a_bad_file_does_not(tmp_path: Path) -> None:
     path = users(tmp_path)
 
@@ -119,7 +126,7 @@ async def test_a_reload_counts_for_who_comes_and_a_bad_file_does_not(tmp_path: P
         assert await deferToThread(status, served, "carol", "third") == 200
 
 
-@tx()
+@tx(120)
 async def test_anonymous_has_the_rights_of_its_entry(tmp_path: Path) -> None:
     async with serving(users=str(users(tmp_path)), allow_anonymous=True) as served:
         assert (await deferToThread(ask, served.http, "GET", "/channels/q/stats"))[0] == 200
