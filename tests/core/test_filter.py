@@ -339,7 +339,8 @@ def test_a_like_costs_no_more_than_the_text_is_long(text: str) -> None:
             best = min(best, time.process_time() - start)
         return best
 
-    assert cost(400_000) < 3.5 * cost(200_000) + 0.02
+    # 16 times as much if it is the text's length, 256 if it is the square: between them is room for a busy machine.
+    assert cost(1_600_000) < 64 * cost(100_000) + 0.02
 
 
 # -- whatever the text and the message

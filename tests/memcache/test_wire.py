@@ -41,6 +41,7 @@ from broker.memcache.meta import MetaVoice
 from broker.memcache.voice import Outcome
 from broker.memcache.wire import LINE_TOO_LONG, MAX_GET_LINE, MAX_LINE, Parser
 from broker.memcache.words import BAD_CHUNK, BAD_DELAY, BAD_DELETE, BAD_DELTA, MAX_KEY, texts_of
+from tests.core.support import no_collection
 
 LIMIT = 1000
 LOUD, QUIET, CAS = texts_of(DEFAULT).loud, texts_of(DEFAULT).quiet, texts_of(DEFAULT).with_cas
@@ -332,12 +333,13 @@ def cost(pieces: list[bytes]) -> tuple[int, int]:
     parser = Parser(16 * 1024 * 1024)
     profile = cProfile.Profile()
     Counted.copied = 0
-    profile.enable()
-    for piece in pieces:
-        parser.feed(Counted(piece))
-        while parser.next_command() is not None:
-            pass
-    profile.disable()
+    with no_collection():
+        profile.enable()
+        for piece in pieces:
+            parser.feed(Counted(piece))
+            while parser.next_command() is not None:
+                pass
+        profile.disable()
     return sum(entry.callcount for entry in profile.getstats()), Counted.copied
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from broker.core.message import Message
 from broker.stomp.selector import MAX_DEPTH, MAX_TEXT, BadSelector, compile_selector
+from tests.core.support import no_collection
 
 STAMP = 1_700_000_000_123_456
 MESSAGE = Message(
@@ -297,7 +298,8 @@ def test_the_cost_of_a_selector_does_not_depend_on_what_it_does_not_name() -> No
         return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
 
     few = {"colour": "red", "size": "2"}
-    assert calls(few) == calls(few | {str(n): "x" for n in range(1000)})
+    with no_collection():
+        assert calls(few) == calls(few | {str(n): "x" for n in range(1000)})
 
 
 @given(st.text(alphabet="ab'\"%_()=<>+-*/.,0 1\\AND ORNTLIKE", max_size=40), st.dictionaries(st.text(), st.text()))

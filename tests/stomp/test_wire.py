@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from broker.stomp import wire
 from broker.stomp.dialect import DIALECTS, HANDSHAKE, V1_0, V1_1, V1_2, Dialect, negotiate
 from broker.stomp.wire import LOGIN, Frame, FrameError, Limits, Parser, Violation, encode, message_head, message_tail
+from tests.core.support import no_collection
 
 ROOMY = Limits()
 ALL = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: f"v{dialect.version}")
@@ -430,14 +431,15 @@ def _cost(data: bytes, piece: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int
         patch.setattr(wire, "_noise", CountingPattern(wire._noise))
         patch.setattr(wire, "_end_of_head", CountingPattern(wire._end_of_head))
         parser = Parser(V1_2, Limits())
-        sys.setprofile(count)
-        try:
-            for start in range(0, len(data), piece):
-                parser.feed(data[start : start + piece])
-                while parser.next_frame() is not None:
-                    pass
-        finally:
-            sys.setprofile(None)
+        with no_collection():
+            sys.setprofile(count)
+            try:
+                for start in range(0, len(data), piece):
+                    parser.feed(data[start : start + piece])
+                    while parser.next_frame() is not None:
+                        pass
+            finally:
+                sys.setprofile(None)
     assert not parser.held
     return CountingBuffer.octets, calls
 
