@@ -23,6 +23,9 @@ from tests.support import tx
 
 Result = TypeVar("Result")
 
+#: Seconds a client waits before its test fails.
+PATIENCE = 60
+
 
 async def served(work: Callable[[int], Result]) -> tuple[Result, Broker]:
     """Do `work(port)` in a thread while a broker serves that port; its result, and the broker, stopped."""
@@ -45,12 +48,12 @@ async def _stop(port: Any, factory: MemcacheFactory, broker: Broker) -> None:
 
 
 def client(port: int, **options: Any) -> closing[Any]:
-    return closing(Client(("127.0.0.1", port), timeout=5, **options))
+    return closing(Client(("127.0.0.1", port), timeout=PATIENCE, **options))
 
 
 def talk(port: int, data: bytes) -> bytes:
     """Send, close our half, and return all that comes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
         connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
         answer = b""
@@ -59,7 +62,7 @@ def talk(port: int, data: bytes) -> bytes:
     return answer
 
 
-@tx()
+@tx(120)
 async def test_pymemcache_puts_and_takes() -> None:
     def work(port: int) -> None:
         with client(port, default_noreply=False) as memcache:
@@ -83,7 +86,7 @@ async def test_pymemcache_puts_and_takes() -> None:
     await served(work)
 
 
-@tx()
+@tx(120)
 async def test_pymemcache_asks_for_no_replies() -> None:
     def work(port: int) -> None:
         with client(port) as memcache:
@@ -100,7 +103,7 @@ async def test_pymemcache_asks_for_no_replies() -> None:
     assert broker.stats.published == broker.stats.settled == 5000
 
 
-@tx()
+@tx(120)
 async def test_pymemcache_administers() -> None:
     def work(port: int) -> None:
         with client(port, default_noreply=False) as memcache:
@@ -122,7 +125,7 @@ async def test_pymemcache_administers() -> None:
     await served(work)
 
 
-@tx()
+@tx(120)
 async def test_pymemcache_understands_our_refusals() -> None:
     def raises(error: type[Exception], call: Callable[..., object], *args: object) -> str:
         try:
@@ -148,7 +151,7 @@ async def test_pymemcache_understands_our_refusals() -> None:
     await served(work)
 
 
-@tx()
+@tx(120)
 async def test_values_of_any_type_come_back_as_they_went_in() -> None:
     values = [b"bytes", "text ü", 42, 2**70, None, 1.5, {"a": [1, (2,)]}, "x" * 10_000]
 
@@ -161,7 +164,7 @@ async def test_values_of_any_type_come_back_as_they_went_in() -> None:
     await served(work)
 
 
-@tx()
+@tx(120)
 async def test_two_clients_share_a_queue() -> None:
     def work(port: int) -> None:
         with client(port, default_noreply=False) as one, client(port, default_noreply=False) as other:
@@ -169,12 +172,12 @@ async def test_two_clients_share_a_queue() -> None:
             assert other.get("work/open") == b"1"
             assert one.get("work") is None
             other.close()
-            assert one.get("work/t=2000") == b"1"
+            assert one.get("work/t=50000") == b"1"  # however late the broker hears of it
 
     await served(work)
 
 
-@tx()
+@tx(120)
 async def test_a_client_that_closes_its_half_is_answered() -> None:
     def work(port: int) -> bytes:
         return talk(port, b"set work 0 0 1\r\n1\r\nget work\r\nget work/t=60000\r\nquit")
@@ -184,14 +187,16 @@ async def test_a_client_that_closes_its_half_is_answered() -> None:
     assert broker.stats.settled == 1
 
 
-@tx()
+@tx(120)
 async def test_garbage_beside_a_client_does_it_no_harm() -> None:
     def work(port: int) -> None:
         with client(port, default_noreply=False) as memcache:
             for garbage in bytes(range(256)) * 200, b"get " * 100_000, b"\x80" + bytes(23), b"set a 0 0 99999999\r\nx":
                 try:
                     talk(port, garbage)
-                except ConnectionError:
+                except TimeoutError:
+                    raise
+                except OSError:  # the broker has closed already: a reset, or no connection is there to be shut down
                     pass
                 assert memcache.set("work", b"1") is True
                 assert memcache.get("work") == b"1"

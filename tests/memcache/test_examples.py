@@ -102,7 +102,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 @pytest.fixture
 def port(broker: int) -> int:
     """The same; all queues are empty."""
-    with closing(Client(("127.0.0.1", broker), timeout=5)) as client:
+    with closing(Client(("127.0.0.1", broker), timeout=PATIENCE)) as client:
         client.flush_all(noreply=False)
     return broker
 
@@ -159,7 +159,7 @@ def test_libmemcached_finds_the_server_capable(port: int) -> None:
         pytest.skip("missing: libmemcached-tools (second layer: .ci/run installs them)")
     refused = {}
     for name in [f"{protocol} {word.strip()}" for protocol, words in CAPABLE.items() for word in words.split(",")]:
-        command = ["memccapable", "-h", "127.0.0.1", "-p", str(port), "-t", "5", "-v", "-T", name]
+        command = ["memccapable", "-h", "127.0.0.1", "-p", str(port), "-t", "30", "-v", "-T", name]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
         if "[pass]" not in done.stdout:
             refused[name] = done.stdout + done.stderr

@@ -50,7 +50,7 @@ def test_bmemcached_without_a_right_is_refused(port: int) -> None:
 
 def test_a_text_client_logs_in_with_a_set(port: int) -> None:
     token = f"alice {PASSWORD}".encode()
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=Twistd.PATIENCE) as client:
         client.sendall(b"get q\r\nset login 0 0 %d\r\n%b\r\nget q\r\nquit\r\n" % (len(token), token))
         answer = b"".join(iter(lambda: client.recv(65536), b""))
     assert answer == b"CLIENT_ERROR unauthenticated\r\nSTORED\r\nEND\r\n"
@@ -60,7 +60,7 @@ class _Bmemcached(bmemcached.Client):  # type: ignore[misc]
     """One that is closed like the others."""
 
     def __init__(self, port: int, name: str, password: str) -> None:
-        super().__init__((f"127.0.0.1:{port}",), name, password, socket_timeout=5)
+        super().__init__((f"127.0.0.1:{port}",), name, password, socket_timeout=Twistd.PATIENCE)
 
     def close(self) -> None:
         self.disconnect_all()

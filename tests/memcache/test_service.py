@@ -16,7 +16,7 @@ from tests.support import Twistd
 
 def talk(port: int, data: bytes) -> bytes:
     """Send, and return all that comes until the broker closes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=Twistd.PATIENCE) as connection:
         connection.sendall(data)
         answer = b""
         while piece := connection.recv(65536):
@@ -71,13 +71,15 @@ def test_more_clients_than_select_could_watch_and_those_who_come_again(tmp_path:
         reader.start()
         open_now.callback(reader.join)
         open_now.callback(twistd.process.kill)
-        all_of_them = [open_now.enter_context(socket.create_connection(address, timeout=10)) for _ in range(clients)]
+        all_of_them = [
+            open_now.enter_context(socket.create_connection(address, timeout=Twistd.PATIENCE)) for _ in range(clients)
+        ]
         for number, one in enumerate(all_of_them):
             one.sendall(b"set work 0 0 4\r\n%04d\r\n" % number)
         assert {one.recv(100) for one in all_of_them} == {b"STORED\r\n"}
         for one in all_of_them[::100]:
             one.close()
-        with socket.create_connection(address, timeout=10) as again:
+        with socket.create_connection(address, timeout=Twistd.PATIENCE) as again:
             again.sendall(b"get work\r\n")
             assert again.recv(100).startswith(b"VALUE work 0 4\r\n")
         assert b"curr_items 1099\r\n" in talk(address[1], b"stats\r\nquit\r\n")
