@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
+from collections.abc import Iterator
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -22,6 +25,15 @@ from broker.storage.memory import MemoryStore
 
 NOW = 1_700_000_000
 _DIALECTS = {dialect.version: dialect for dialect in (V1_0, V1_1, V1_2)}
+
+
+@contextlib.contextmanager
+def port_of_ours() -> Iterator[int]:
+    """A port of 127.0.0.1 where nobody listens but whom we tell; no other process is given it meanwhile."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the listener does: both may have it
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 class HalfCloseTransport(StringTransport):
