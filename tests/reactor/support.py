@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 #: Bytes that fit into no buffer of the kernel: to send them, somebody must read.
 MUCH = 16 * 1024 * 1024
-PATIENCE = 8.0
+PATIENCE = 60.0
 
 
 def the_reactor() -> Any:
