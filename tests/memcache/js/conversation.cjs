@@ -10,7 +10,7 @@ const where = process.argv[2];
 const step = (what) => console.log(what);
 
 async function text() {
-  const client = new Memcached(where, { timeout: 5000, poolSize: 1 });
+  const client = new Memcached(where, { timeout: 60000, poolSize: 1 });
   const ask = (name) => promisify(client[name].bind(client));
   for (const value of ["text ü", 42, { a: [1, 2] }, Buffer.from([0, 255, 13]), "x".repeat(100000), ""]) {
     assert.strictEqual(await ask("set")("npm", value, 0), true);
@@ -47,7 +47,7 @@ async function text() {
 }
 
 async function binary() {
-  const client = memjs.Client.create(where, { timeout: 5, retries: 0 });
+  const client = memjs.Client.create(where, { timeout: 60, retries: 0 });
   for (const value of ["text ü", "\r\nEND\r\n\0", "x".repeat(100000), ""]) {
     assert.strictEqual(await client.set("memjs", value, {}), true);
     assert.strictEqual((await client.get("memjs")).value.toString(), value);
