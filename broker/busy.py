@@ -11,7 +11,7 @@ from broker.memcache.words import texts_of
 from broker.stomp.dialect import HANDSHAKE
 from broker.stomp.errors import error_frame, refusal
 from broker.stomp.flavour import FLAVOURS
-from broker.stomp.wire import Frame, encode
+from broker.stomp.frames import Frame, encode
 
 
 def words(front: str, said: MemcacheListener | StompListener | HttpListener | None) -> Words:

@@ -15,9 +15,9 @@ from broker.core.burst import Burst
 from broker.core.destination import Destination
 from broker.errors import BrokerError, OverLimit
 from broker.outbox import Outbox, Promise
+from broker.stomp.frames import Acks, Frame, Repeated
 from broker.stomp.repeated import Plan
 from broker.stomp.session import Session
-from broker.stomp.wire import Acks, Frame, Repeated
 
 #: ACKs that are settled together: as many messages as a reactor turn may handle.
 MAX_ACKS = 1_000

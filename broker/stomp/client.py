@@ -28,7 +28,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from broker.stomp.client_wire import ClientProtocol, Lost, StompError
-from broker.stomp.wire import Frame
+from broker.stomp.frames import Frame
 
 __all__ = ["Lost", "Message", "StompClient", "StompError", "Subscription"]
 

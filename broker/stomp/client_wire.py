@@ -11,8 +11,9 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from broker.stomp.dialect import ALL, HANDSHAKE, negotiate
+from broker.stomp.frames import Frame, encode
 from broker.stomp.heartbeat import Beats, Heartbeat
-from broker.stomp.wire import Frame, FrameError, Limits, Parser, encode
+from broker.stomp.wire import FrameError, Limits, Parser
 
 #: The largest body that is taken of a server.
 MAX_BODY = 1024 * 1024 * 1024

@@ -27,11 +27,12 @@ from broker.outbox import Outbox, Promise, Transport
 from broker.stomp.breath import Breath
 from broker.stomp.dialect import ALL
 from broker.stomp.errors import Refused, error_frame, refusal
+from broker.stomp.frames import Acks, Frame, Repeated, encode
 from broker.stomp.handshake import Agreed, agree
 from broker.stomp.heads import Heads
 from broker.stomp.heartbeat import Heartbeat
 from broker.stomp.session import Session
-from broker.stomp.wire import Acks, Frame, FrameError, Parser, Repeated, encode
+from broker.stomp.wire import FrameError, Parser
 
 if TYPE_CHECKING:
     from broker.stomp.server import StompFactory

@@ -17,7 +17,7 @@ from broker.core.destination import Destination
 from broker.core.message import Message
 from broker.stomp.destinations import Target
 from broker.stomp.dialect import Dialect
-from broker.stomp.wire import encode_headers, message_head
+from broker.stomp.frames import encode_headers, message_head
 
 if TYPE_CHECKING:
     from broker.stomp.wishes import Terms, Wish

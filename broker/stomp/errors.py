@@ -22,7 +22,8 @@ from broker.errors import (
 )
 from broker.stomp.dialect import VERSIONS
 from broker.stomp.flavour import Flavour
-from broker.stomp.wire import Frame, FrameError
+from broker.stomp.frames import Frame
+from broker.stomp.wire import FrameError
 
 _no_word = re.compile("[^a-z0-9]+")
 #: After these the connection ends, whatever the flavour says of errors.

@@ -10,8 +10,8 @@ from broker import __version__
 from broker.stomp import heartbeat
 from broker.stomp.dialect import ALL, VERSIONS, Dialect, negotiate
 from broker.stomp.errors import Refused
+from broker.stomp.frames import Frame
 from broker.stomp.heartbeat import Beats
-from broker.stomp.wire import Frame
 
 
 @attrs.frozen

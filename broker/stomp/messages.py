@@ -17,8 +17,8 @@ from broker.stomp.destinations import Names, short
 from broker.stomp.dialect import Dialect
 from broker.stomp.errors import Refused
 from broker.stomp.flavour import DEFAULT, Flavour
+from broker.stomp.frames import encode_headers, message_tail
 from broker.stomp.headers import number
-from broker.stomp.wire import encode_headers, message_tail
 
 #: Of the SEND frame itself, or written by the broker: not the sender's to give.
 _RESERVED = frozenset(

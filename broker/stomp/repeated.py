@@ -12,9 +12,9 @@ from broker.core.destination import Destination
 from broker.core.message import Message
 from broker.stomp.destinations import TEMPORARY, Form, Names
 from broker.stomp.errors import Refused
+from broker.stomp.frames import Repeated
 from broker.stomp.heads import Head
 from broker.stomp.messages import USER, to_message
-from broker.stomp.wire import Repeated
 
 #: Senders of whom it is known what a block means that they share.
 _SENDERS = 16

@@ -23,13 +23,13 @@ from broker.stomp.delivering import Delivering
 from broker.stomp.destinations import TEMPORARY, Form, Names, Target
 from broker.stomp.dialect import Dialect
 from broker.stomp.errors import Refused
+from broker.stomp.frames import Acks, Frame, Repeated
 from broker.stomp.headers import needed
 from broker.stomp.messages import USER, Tails, to_message
 from broker.stomp.repeated import Plan, Plans
 from broker.stomp.settling import Settling
 from broker.stomp.subscriptions import Subscriptions
 from broker.stomp.temporary import Temporaries, start_of
-from broker.stomp.wire import Acks, Frame, Repeated
 from broker.stomp.wishes import Terms
 
 _TEMPORARY = tuple(TEMPORARY)

@@ -14,10 +14,10 @@ from broker.stomp.consumer import AckMode, Consumer
 from broker.stomp.delivering import Delivering
 from broker.stomp.dialect import Dialect
 from broker.stomp.errors import Refused
+from broker.stomp.frames import Acks
 from broker.stomp.headers import needed, number
 from broker.stomp.subscriptions import Subscriptions
 from broker.stomp.transaction import OpenTransaction, loaned
-from broker.stomp.wire import Acks
 from broker.stomp.wishes import Terms
 
 #: Open transactions of one session; RabbitMQ's number.

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from broker.stomp.connection import StompProtocol
 from broker.stomp.dialect import HANDSHAKE
-from broker.stomp.wire import Acks, Frame, FrameError, Limits, Parser, Repeated
+from broker.stomp.frames import Acks, Frame, Repeated
+from broker.stomp.wire import FrameError, Limits, Parser
 from broker.tap import Tell, replaced, watched
 
 #: What we send is never longer.

@@ -19,8 +19,9 @@ from broker.core.destination import Destination, queue
 from broker.core.message import Message
 from broker.core.policy import Policy
 from broker.stomp.dialect import HANDSHAKE, V1_0, V1_1, V1_2
+from broker.stomp.frames import Frame, encode
 from broker.stomp.server import StompFactory
-from broker.stomp.wire import Frame, Limits, Parser, encode
+from broker.stomp.wire import Limits, Parser
 from broker.storage.memory import MemoryStore
 
 NOW = 1_700_000_000

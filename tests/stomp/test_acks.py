@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from broker.stomp.dialect import V1_2
 from broker.stomp.flavour import COILMQ
+from broker.stomp.frames import Acks, Frame
 from broker.stomp.server import StompFactory
-from broker.stomp.wire import Acks, Frame, FrameError, Limits, Parser
+from broker.stomp.wire import FrameError, Limits, Parser
 from broker.stomp.wishes import Terms
 from tests.stomp.support import Client, FrontTest, bodies, receipts
 

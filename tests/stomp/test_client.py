@@ -19,7 +19,7 @@ from twisted.internet.testing import StringTransport
 
 from broker.stomp.client import Lost, Message, StompClient, StompError
 from broker.stomp.client_wire import ClientProtocol
-from broker.stomp.wire import Frame
+from broker.stomp.frames import Frame
 from tests.stomp.support import port_of_ours
 from tests.support import Served, serving, tx
 

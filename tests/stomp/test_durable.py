@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 from broker.core.destination import topic
 from broker.core.message import Message
 from broker.core.policy import Policies, TopicPolicy
-from broker.stomp.wire import Frame
+from broker.stomp.frames import Frame
 from tests.stomp.support import NOW, Client, FrontTest, bodies, header, receipts
 
 

@@ -11,8 +11,8 @@ from twisted.internet.defer import Deferred
 from broker.config import StompListener
 from broker.core.destination import queue
 from broker.stomp.flavour import ACTIVEMQ, COILMQ, FLAVOURS, RABBITMQ, Flavour
+from broker.stomp.frames import Frame
 from broker.stomp.server import StompFactory
-from broker.stomp.wire import Frame
 from broker.stomp.wishes import Terms
 from tests.stomp.support import Client, FrontTest, bodies, header, receipts
 

@@ -12,8 +12,8 @@ from broker.core.broker import Broker
 from broker.core.destination import queue
 from broker.core.message import Message
 from broker.stomp.flavour import DEFAULT, FLAVOURS, Flavour
+from broker.stomp.frames import Frame, encode
 from broker.stomp.server import StompFactory
-from broker.stomp.wire import Frame, encode
 from broker.stomp.wishes import Terms
 from broker.storage.memory import MemoryStore
 from tests.stomp.support import NOW, Client, bodies

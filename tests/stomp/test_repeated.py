@@ -14,9 +14,10 @@ from broker.core.policy import Policies, Policy, Rule
 from broker.errors import StoreUnavailable
 from broker.stomp import breath, flavour
 from broker.stomp.dialect import V1_0, V1_1, V1_2, Dialect
+from broker.stomp.frames import Frame, Repeated
 from broker.stomp.heads import Heads
 from broker.stomp.server import StompFactory
-from broker.stomp.wire import Frame, FrameError, Limits, Parser, Repeated
+from broker.stomp.wire import FrameError, Limits, Parser
 from broker.stomp.wishes import Terms
 from tests.stomp.support import Client, FrontTest
 

@@ -18,9 +18,10 @@ from broker.core.message import Message
 from broker.core.policy import Policy
 from broker.stomp.destinations import Names
 from broker.stomp.dialect import DIALECTS, Dialect
+from broker.stomp.frames import Frame, encode, message_head
 from broker.stomp.messages import Tails
 from broker.stomp.server import StompFactory
-from broker.stomp.wire import Frame, Limits, Parser, encode, message_head
+from broker.stomp.wire import Limits, Parser
 from broker.storage.memory import MemoryStore
 from tests.core.support import no_collection
 from tests.stomp.support import NOW, Client, FrontTest, bodies, header, receipts

@@ -7,9 +7,9 @@ from twisted.internet.defer import Deferred
 from broker.core.destination import topic
 from broker.core.message import Message
 from broker.stomp.flavour import DEFAULT, RABBITMQ
+from broker.stomp.frames import Frame
 from broker.stomp.server import StompFactory
 from broker.stomp.subscriptions import MAX_SUBSCRIPTIONS
-from broker.stomp.wire import Frame
 from broker.stomp.wishes import Terms
 from tests.stomp.support import Client, FrontTest, bodies, header, receipts
 

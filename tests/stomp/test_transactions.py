@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from broker.stomp.wire import Frame
+from broker.stomp.frames import Frame
 from tests.stomp.support import FrontTest, bodies, header, receipts
 
 

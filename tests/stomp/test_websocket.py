@@ -33,9 +33,10 @@ from wsproto.events import (
 
 from broker.core.broker import Broker
 from broker.core.policy import Policy
+from broker.stomp.frames import Frame
 from broker.stomp.server import StompFactory
 from broker.stomp.websocket import CLOSING, MAX_PONGS, Wire
-from broker.stomp.wire import Frame, Limits, Parser
+from broker.stomp.wire import Limits, Parser
 from broker.storage.memory import MemoryStore
 from tests.support import serving, tx
 

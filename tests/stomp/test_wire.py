@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from broker.stomp import wire
 from broker.stomp.dialect import DIALECTS, HANDSHAKE, V1_0, V1_1, V1_2, Dialect, negotiate
-from broker.stomp.wire import LOGIN, Frame, FrameError, Limits, Parser, Violation, encode, message_head, message_tail
+from broker.stomp.frames import Frame, encode, message_head, message_tail
+from broker.stomp.wire import LOGIN, FrameError, Limits, Parser, Violation
 from tests.core.support import no_collection
 
 ROOMY = Limits()
