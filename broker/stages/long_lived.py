@@ -28,6 +28,8 @@ log = logging.getLogger("broker.stages")
 
 #: Seconds between two looks at whether the work still counts; for which one that is to end may go on.
 _GLANCE, _PATIENCE = 0.25, 10.0
+#: Seconds in which one that has closed its output may end by itself, and say why.
+_FAREWELL = 2.0
 #: Seconds until a program that ended is started again.
 _REST = 0.2
 #: Outputs of one input.
@@ -197,9 +199,9 @@ class _Program:
         if trouble:
             self.end(Retry(trouble))
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_GLANCE)  # it has closed its output: it ends now, or is ended
+            self._process.wait(_FAREWELL)  # it has closed its output: it ends now, or is ended
         status = self._process.poll()
-        errors.join(_GLANCE)
+        errors.join(_FAREWELL)
         words = self._error.decode(errors="replace").strip()
         self.end(Retry(f"the program ended ({_ending(status)})" + (f": {words}" if words else "")))
         self._process.wait()

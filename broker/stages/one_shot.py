@@ -104,7 +104,8 @@ class _Talk:
 
     def go_on(self, pause: float) -> bool:
         """Move what can be moved; False once the process has ended and said all."""
-        ready = self._selector.select(pause)
+        ended = self._process.poll() is not None  # asked before the look: what it printed until then is found there
+        ready = self._selector.select(0 if ended else pause)
         for key, _ in ready:
             if key.data is None:
                 self._write()
@@ -116,7 +117,7 @@ class _Talk:
                 return False
             return True
         # a child of its own may hold its pipes open for ever; that is not waited for
-        return bool(ready) or self._process.poll() is None
+        return bool(ready) or not ended
 
     def _write(self) -> None:
         stdin = self._files[0]

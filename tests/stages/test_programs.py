@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import selectors
 import sys
 import textwrap
 import threading
@@ -86,6 +87,29 @@ def test_what_runs_too_long_or_says_too_much_or_counts_no_more_is_killed() -> No
     event.place.lost = True
     with pytest.raises(LeaseLost):
         outputs(shell("sleep 60"), event)
+
+
+def test_what_a_program_says_at_its_end_is_read_however_late_that_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, pid = tmp_path / "gate", tmp_path / "pid"
+    os.mkfifo(gate)
+    opened: list[Path] = []
+
+    class Late(selectors.DefaultSelector):
+        """Nothing is ready; before we go on from there the program speaks and ends."""
+
+        def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+            ready = super().select(timeout)
+            if not ready and not opened:
+                opened.append(gate)
+                gate.write_text("go\n")
+                os.waitid(os.P_PID, int(pid.read_text()), os.WEXITED | os.WNOWAIT)
+            return ready
+
+    monkeypatch.setattr(selectors, "DefaultSelector", Late)
+    assert outputs(shell(f"echo $$ > {pid}; read go < {gate}; echo done"), given()) == ["done\n"]
+    assert opened
 
 
 def test_what_a_program_leaves_behind_is_not_waited_for(tmp_path: Path) -> None:
@@ -202,7 +226,7 @@ def test_programs_that_fail(
 ) -> None:
     silent = words == "pass"
     if not silent:  # how it ended, and its last words, are in the reason if they come in time
-        monkeypatch.setattr(long_lived, "_GLANCE", 60)
+        monkeypatch.setattr(long_lived, "_FAREWELL", 60)
     fails = program(
         f"""
         for event in lines():
