@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from typing import Any
 
 from broker.stages.keeper import Keeper
@@ -37,6 +38,7 @@ class Committing:
         """Make these true. Returns when each is, or its lease is lost, or nobody waits any more."""
         waiting = commits(units)
         tries = 0
+        empty: dict[str, tuple[int, ...]] = {}
         while waiting:
             some = waiting[0]
             try:
@@ -52,7 +54,7 @@ class Committing:
             except Refused as error:
                 if error.temporary and self._given_up.is_set():
                     return
-                waiting[:1] = self._refused(some, error, tries)
+                waiting[:1] = self._refused(some, error, tries, empty)
                 tries += 1
                 continue
             waiting.pop(0)
@@ -61,12 +63,14 @@ class Committing:
                 if unit.failure:
                     log.warning("%s: %s: %s", self._stage.full_name, unit.loan.event.id, unit.failure)
 
-    def _refused(self, units: list[Unit], error: Refused, tries: int) -> list[list[Unit]]:
-        """What to try instead."""
+    def _refused(
+        self, units: list[Unit], error: Refused, tries: int, empty: dict[str, tuple[int, ...]]
+    ) -> list[list[Unit]]:
+        """What to try instead. `empty` is for `_never`, from one refusal to the next."""
         if error.status == 507 and len(units) > 1:
             half = len(units) // 2  # they may be more than the channel ever holds
             return [units[:half], units[half:]]
-        if error.status == 507 and tries % 5 == 1 and (never := self._never(units[0])):
+        if error.status == 507 and tries % 5 in (1, 2) and (never := self._never(units[0], empty)):
             return [[failed(self._stage, units[0].loan, never, self._who)]]
         if error.temporary:
             if tries in (0, 60):
@@ -91,17 +95,26 @@ class Committing:
             return []
         return [[failed(self._stage, unit.loan, Reject(f"the broker refuses its outputs: {error}"), self._who)]]
 
-    def _never(self, unit: Unit) -> Reject | None:
-        """Why its outputs will never have room: the channel they go to is empty, and still too small."""
-        for channel in dict.fromkeys(event.channel for event in unit.outputs):
+    def _never(self, unit: Unit, empty: dict[str, tuple[int, ...]]) -> Reject | None:
+        """Why its outputs will never have room: the channel they go to is empty, and still too small.
+
+        That it is empty after a refusal says nothing: a reader may have emptied it since. It was empty all the time if
+        it was so before the try as well, and nothing came and went; `empty` keeps what was seen.
+        """
+        before, counts = dict(empty), Counter(event.channel for event in unit.outputs)
+        empty.clear()
+        for channel, count in counts.items():
+            if count == 1 or channel.startswith("topic:"):
+                continue
             try:
-                held: dict[str, Any] = self._link.request("GET", channel_path(channel, "/stats")).json()
+                held: dict[str, Any] = self._link.request("GET", channel_path(channel, "/stats?full=1")).json()
             except (Unreachable, Refused):
                 return None
-            if not channel.startswith("topic:") and not held.get("ready") and not held.get("hidden"):
-                count = sum(event.channel == channel for event in unit.outputs)
-                if count > 1:
-                    return Reject(f"its {count} outputs are more than channel {channel} ever holds")
+            if any(held[name] for name in ("ready", "on_loan", "incoming")):
+                continue
+            empty[channel] = tuple(held[name] for name in ("published", "settled", "expired", "discarded", "moved"))
+            if before.get(channel) == empty[channel]:
+                return Reject(f"its {count} outputs are more than channel {channel} ever holds")
         return None
 
 
