@@ -10,14 +10,16 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
 
 from broker.cli.client import Client, path_of
 from broker.cli.exits import Exit
 from broker.cli.flow_status import Dead, Row, lines, row_of
 from broker.cli.output import as_json, printed
 from broker.cli.parsing import Commands, add, add_group, add_url, count
+
+if TYPE_CHECKING:
+    from broker.stages.definition import Ask
 
 #: Seconds after which a worker that has asked for nothing is gone.
 _SILENT = 60
@@ -119,20 +121,20 @@ def _run(options: argparse.Namespace) -> int:
         return Exit.USAGE
 
 
-def _topic(flow: str, rest: str = "") -> str:
-    return f"/topics/{quote(f'flow/{flow}', safe='')}{rest}"
-
-
 def definition(client: Client, flow: str) -> dict[str, Any]:
     """What is known of a flow; empty: nothing."""
-    last: Any = {}
-    after: int | None = 0
-    while after is not None:
-        page = client.json("GET", _topic(flow, f"/messages?limit=1000&after={after}"))
-        for message in page["messages"]:
-            last = message["event"].get("data")
-        after = page.get("after")
-    return last if isinstance(last, dict) and isinstance(last.get("stages"), list) else {}
+    from broker.stages.definition import read
+
+    known = read(_ask(client), flow)
+    return known if _is_one(known) else {}
+
+
+def _is_one(known: dict[str, Any]) -> bool:
+    return isinstance(known.get("stages"), list)
+
+
+def _ask(client: Client) -> Ask:
+    return lambda method, path, said: client.json(method, path, None if said is None else json.dumps(said).encode())
 
 
 def _unknown(flow: str) -> int:
@@ -196,17 +198,28 @@ def _dead(client: Client, channel: str) -> Dead | None:
 
 
 def _deploy(client: Client, options: argparse.Namespace) -> int:
-    said = definition(client, options.flow)
-    if not said:
+    from broker.stages.definition import amend
+
+    before = ""
+    found = True
+
+    def change(said: dict[str, Any]) -> dict[str, Any] | None:
+        nonlocal before, found
+        found = _is_one(said)
+        if not found:
+            return None
+        before = said.get("wanted") or ""
+        if before != options.version:
+            said["before"] = before
+        said |= {"wanted": options.version, "deployed": datetime.now(UTC).isoformat()}
+        said.pop("refused", None)
+        said.pop("canary", None)
+        if options.canary is not None:
+            said |= {"canary": options.canary, "canary_inputs": options.canary_inputs}
+        return said
+
+    amend(_ask(client), options.flow, change)
+    if not found:
         return _unknown(options.flow)
-    before = said.get("wanted") or ""
-    if before != options.version:
-        said["before"] = before
-    said |= {"wanted": options.version, "deployed": datetime.now(UTC).isoformat()}
-    said.pop("refused", None)
-    said.pop("canary", None)
-    if options.canary is not None:
-        said |= {"canary": options.canary, "canary_inputs": options.canary_inputs}
-    client.json("POST", _topic(options.flow), json.dumps(said).encode())
     print(as_json({"wanted": options.version, "before": before}) if options.json else f"{before} -> {options.version}")
     return Exit.DONE

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 from urllib.parse import quote, urlencode
+from uuid import uuid4
 
 from broker.stages.link import Link, Refused, Unreachable, channel_path
 from broker.stages.stage import Stage
 
 log = logging.getLogger("broker.stages")
 
+#: Asks the broker: method, path, and what is sent as JSON; gives what it answers, and raises as its client does.
+Ask: TypeAlias = Callable[[str, str, Any], Any]
 #: Bytes of a flow's past that are kept.
 KEPT = 256 * 1024
 
@@ -43,22 +46,45 @@ def bind(link: Link, stages: Sequence[Stage], patience: float = 60) -> None:
                     time.sleep(0.2)
 
 
-def read(link: Link, flow: str) -> dict[str, Any] | None:
-    """The definition that holds; None: nobody has said anything. Raises `Unreachable`, `Refused`."""
-    last, after = None, 0
+def read(ask: Ask, flow: str) -> dict[str, Any]:
+    """The definition that holds; empty: nobody has said anything."""
+    past = _past(ask, flow)
+    return past[-1] if past else {}
+
+
+def amend(ask: Ask, flow: str, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
+    """Let what `change` makes of the definition hold; None: it stays.
+
+    Somebody else's may come between the look and the word. His is not lost: the change is made once more, of that.
+    """
+    base, ours = read(ask, flow), set[str]()
     while True:
-        page = link.request("GET", topic_path(flow, f"/messages?limit=1000&after={after}")).json()
-        for message in page["messages"]:
-            last = message["event"].get("data")
+        new = change(dict(base))
+        if new is None and not ours:
+            return
+        mark = uuid4().hex
+        ours.add(mark)
+        ask("POST", topic_path(flow), {**(base if new is None else new), "change": mark})
+        before: dict[str, Any] = {}
+        for one in _past(ask, flow):
+            if one.get("change") == mark:
+                break
+            if one.get("change") not in ours:
+                before = one
+        if before == base:
+            return
+        base = before
+
+
+def _past(ask: Ask, flow: str) -> list[dict[str, Any]]:
+    """All definitions that are kept, the last one last."""
+    found, after = [], 0
+    while True:
+        page = ask("GET", topic_path(flow, f"/messages?limit=1000&after={after}"), None)
+        found += [said for message in page["messages"] if isinstance(said := message["event"].get("data"), dict)]
         if page.get("after") is None:
-            return last if isinstance(last, dict) else None
+            return found
         after = page["after"]
-
-
-def write(link: Link, flow: str, definition: dict[str, Any]) -> None:
-    """Let this definition hold. Raises `Unreachable`, `Refused`."""
-    link.request("PATCH", topic_path(flow, "/config"), {"retain_bytes": KEPT})
-    link.request("POST", topic_path(flow), definition)
 
 
 def announce(
@@ -69,13 +95,19 @@ def announce(
     If these are the `whole` flow, other stages are forgotten, but for programs that run beside it.
     """
     said = [{**stage.said(), "beside": not whole} for stage in stages]
+    all_of_it: list[dict[str, Any]] = []
+
+    def change(known: dict[str, Any]) -> dict[str, Any] | None:
+        all_of_it[:] = merged(known.get("stages", []), said, whole)
+        if known.get("stages") == all_of_it:
+            return None
+        link.request("PATCH", topic_path(flow, "/config"), {"retain_bytes": KEPT})
+        return {**known, "flow": flow, "stages": all_of_it, "wanted": known.get("wanted") or version}
+
     try:
-        known = read(link, flow) or {}
-        said = merged(known.get("stages", []), said, whole)
-        if known.get("stages") != said:
-            write(link, flow, {**known, "flow": flow, "stages": said, "wanted": known.get("wanted") or version})
+        amend(link.ask, flow, change)
         if retain:
-            for channel in channels_of({"stages": said}):
+            for channel in channels_of({"stages": all_of_it}):
                 link.request("PATCH", channel_path(channel, "/config"), {"retain": int(retain * 1000)})
     except (Refused, Unreachable) as error:
         log.warning("flow %s: its definition could not be stored: %s", flow, error)

@@ -23,7 +23,7 @@ from typing import Any
 
 import attrs
 
-from broker.stages.definition import read, write
+from broker.stages.definition import amend, read
 from broker.stages.link import Link, Refused, Unreachable
 from broker.stages.report import LEASH, VARIABLE
 
@@ -147,7 +147,7 @@ class Generations:
     def _look_at_what_is_wanted(self) -> None:
         """Begin what somebody has deployed."""
         try:
-            said = read(self._link, self._flow) or {}
+            said = read(self._link.ask, self._flow)
         except (Unreachable, Refused):
             return
         wanted, share = str(said.get("wanted") or ""), said.get("canary")
@@ -222,15 +222,18 @@ class Generations:
 
     def _say(self, version: str, why: str) -> None:
         """Let everybody know what became of a canary: stopped, and why; or it is wanted everywhere."""
-        try:
-            said = read(self._link, self._flow) or {}
+
+        def change(said: dict[str, Any]) -> dict[str, Any] | None:
             if said.get("wanted") != version:
-                return
+                return None
             said.pop("canary", None)
             if why:
                 said["refused"] = {version: why}
                 said["wanted"] = said.get("before") or ""
-            write(self._link, self._flow, said)
+            return said
+
+        try:
+            amend(self._link.ask, self._flow, change)
         except (Unreachable, Refused) as error:
             log.error("what became of version %s could not be said: %s", version, error)
 

@@ -113,6 +113,10 @@ class Link:
             problem = {}
         raise Refused(answer.status, problem if isinstance(problem, dict) else {})
 
+    def ask(self, method: str, path: str, said: Any = None) -> Any:
+        """The same for who wants the JSON that comes back, and nothing else."""
+        return self.request(method, path, said).json()
+
     def _ready(self, timeout: float) -> None:
         """Open the connection, anew if the broker has closed it meanwhile: what is sent then would be lost."""
         connection = self._connection
