@@ -74,7 +74,7 @@ def wake(port: int, polls: list[Poll], until: float) -> list[float]:
     """Send messages to polls; seconds from the publish to the poll's answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     took, turn = [], 0
-    while time.perf_counter() < until:
+    while not took or time.perf_counter() < until:
         poll = polls[turn % len(polls)]
         begun = time.perf_counter()
         connection.request("POST", f"/channels/{poll.channel}", b"x")

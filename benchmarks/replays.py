@@ -138,7 +138,7 @@ async def serve(reactor: Any, path: str, undo: bool) -> None:
         traffic.longest = 0.0
         state = "running"
         while state == "running":
-            await task.deferLater(reactor, 0.05)
+            await task.deferLater(reactor, 0.01)  # so often that no small replay is over between two looks
             one = broker.replays.find(1)
             state = one.job.state.value
             now = (store.commits, store.live, store.replayed, traffic.published, one.job.examined)
