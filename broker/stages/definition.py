@@ -65,15 +65,12 @@ def amend(ask: Ask, flow: str, change: Callable[[dict[str, Any]], dict[str, Any]
         mark = uuid4().hex
         ours.add(mark)
         ask("POST", topic_path(flow), {**(base if new is None else new), "change": mark})
-        before: dict[str, Any] = {}
-        for one in _past(ask, flow):
-            if one.get("change") == mark:
-                break
-            if one.get("change") not in ours:
-                before = one
-        if before == base:
+        past = _past(ask, flow)
+        places = [place for place, one in enumerate(past) if one.get("change") == mark]
+        others = [one for one in past[: max(places, default=0)] if one.get("change") not in ours]
+        if not others or others[-1] == base:  # of what is too large only the last is kept
             return
-        base = before
+        base = others[-1]
 
 
 def _past(ask: Ask, flow: str) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ class Topic:
 
     def __init__(self, *said: dict[str, Any]) -> None:
         self.past = list(said)
+        self.kept = 1000
         self.between: list[Callable[[], None]] = []
 
     def ask(self, method: str, path: str, said: Any) -> Any:
@@ -21,6 +22,7 @@ class Topic:
             if self.between:
                 self.between.pop(0)()
             self.past.append(said)
+            del self.past[: -self.kept]
             return None
         after = int(path.rpartition("=")[2])
         page = [{"event": {"data": one}} for one in self.past[after : after + 2]]
@@ -55,6 +57,13 @@ def test_what_somebody_else_said_meanwhile_is_amended_too() -> None:
     amend(topic.ask, "f", lambda said: {**said, "wanted": "v2"})
     # he who said it last found what was said before
     assert topic.last == {"stages": ["a", "b"], "wanted": "v2"}
+
+
+def test_what_is_amended_may_be_gone_when_it_is_looked_for() -> None:
+    topic = Topic({"stages": ["a"], "wanted": "v1"})
+    topic.kept = 1
+    amend(topic.ask, "f", lambda said: {**said, "wanted": "v2"})
+    assert topic.last == {"stages": ["a"], "wanted": "v2"}
 
 
 def test_what_takes_the_place_of_what_would_be_amended_stands() -> None:
